@@ -1,0 +1,27 @@
+"""Facts about one document: families of signals over text, and the rules that judge them.
+
+`FAMILIES` is the one table of families. It maps names to where they are defined rather than to the families, so that reading the
+table compiles and loads nothing; a typing error in a row is found when the family is first used, and by a test that loads them all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from filters.spec import Family
+
+FAMILIES: Final[dict[str, str]] = {
+    "statistics": "filters.statistics:STATISTICS",
+    "gopher_quality": "filters.gopher:GOPHER_QUALITY",
+}
+
+
+def family(name: str) -> Family:
+    """Load the family of this name; raises ValueError, naming the known ones, when there is none."""
+    if name not in FAMILIES:
+        raise ValueError(f"family {name!r} not found; known: {', '.join(sorted(FAMILIES))}. Use one of these names.")
+    module, attribute = FAMILIES[name].split(":")
+    found: Family = getattr(importlib.import_module(module), attribute)
+    return found
