@@ -1,0 +1,1 @@
+"""Decisions about a corpus: from raw sources to a versioned manifest."""
