@@ -1,0 +1,138 @@
+"""Where a recipe comes from: a domain's name or a file, what it extends, and what the command line lays over it.
+
+Tables are merged key by key, the nearer one winning, before anything is checked; `mix.shares` is taken whole, because
+half of one mixture and half of another is no mixture.
+"""
+
+import importlib.resources
+import pathlib
+import tempfile
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from curate.recipe import NAME, DomainError, Recipe, build_recipe
+from curate.sample import SAMPLE_SOURCES
+from curate.store import Store
+
+
+def read_recipe(
+    store: Store,
+    *,
+    domain: str | None = None,
+    file: str | None = None,
+    sources: Iterable[str] = (),
+    settings: Iterable[str] = (),
+) -> Recipe:
+    """Read, lay over and check a recipe.
+
+    `sources` are NAME=GLOB, `settings` are KEY=VALUE with dotted keys and TOML values (8M and 20B are token counts).
+    Where no source is named the recipe reads the sample corpus, with the overrides of its table [sample].
+    Raises DomainError, in one line, for everything that can be known before a byte of a source is read.
+    """
+    if (domain is None) == (file is None):
+        raise DomainError(
+            "a build needs either --domain NAME or --recipe FILE, not both and not none; known domains: " + ", ".join(known_domains(store))
+        )
+    table = _load_domain(store, domain) if domain is not None else _load_file(store, str(file))
+    for text in sources:
+        name, _, glob = text.partition("=")
+        if not glob:
+            raise DomainError(f"--source {text!r} is not NAME=GLOB; give a name and a path, as in --source papers='data/*.jsonl.gz'")
+        table.setdefault("sources", {}).setdefault(name, {})["path"] = glob
+    given = [_setting(text) for text in settings]
+    sample = table.pop("sample", None)
+    if sample is None and not _has_sources(table, given):
+        raise DomainError("the recipe names no source; add a table [sources.NAME] with a path, or --source NAME=GLOB")
+    for layer in [*given, *([] if _has_sources(table, given) else [sample or {}, *given])]:
+        _lay_over(table, layer)
+    is_sample = not table.get("sources")
+    if is_sample:
+        table["sources"] = {name: {**spec, "path": f"{sample_dir(store)}/{spec['path']}"} for name, spec in SAMPLE_SOURCES.items()}
+    return build_recipe(table, is_sample=is_sample)
+
+
+def sample_dir(store: Store) -> str:
+    """Where the sample corpus of a root lies, on this machine."""
+    return store.url("cache/sample") if store.is_local else f"{tempfile.gettempdir()}/gapless-sample"
+
+
+def known_domains(store: Store) -> list[str]:
+    """Name the domains of a root and the shipped ones."""
+    shipped = [entry.name for entry in importlib.resources.files("curate").joinpath("domains").iterdir()]
+    return sorted({name.removesuffix(".toml") for name in [*store.children("domains"), *shipped] if name.endswith(".toml")})
+
+
+def _has_sources(table: Mapping[str, Any], given: Iterable[Mapping[str, Any]]) -> bool:
+    return bool(table.get("sources")) or any("sources" in layer for layer in given)
+
+
+def _load_domain(store: Store, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Load the first domain file of this name that has not been read on the way here: the root's, then the shipped one."""
+    resource = importlib.resources.files("curate").joinpath("domains", f"{name}.toml")
+    own = f"domains/{name}.toml"
+    if not NAME.fullmatch(str(name)) or not (store.exists(own) or resource.is_file()):
+        raise DomainError(f"domain {name!r} not found; known: {', '.join(known_domains(store))}. Create {own} under --root to add it.")
+    if store.exists(own) and own not in seen:
+        return _parse(store, store.read_bytes(own).decode(), where=own, base=store.url(), name=name, seen=seen)
+    where = f"the shipped domain {name}"
+    if where in seen or not resource.is_file():
+        known = ", ".join(known_domains(store))
+        raise DomainError(f"{seen[-1]} extends {name!r}, which leads back to itself; extends takes another domain: {known}")
+    return _parse(store, resource.read_text(), where=where, base=store.url(), name=name, seen=seen)
+
+
+def _load_file(store: Store, file: str) -> dict[str, Any]:
+    path = pathlib.Path(file)
+    if not path.is_file():
+        known = ", ".join(known_domains(store))
+        raise DomainError(f"recipe file {file!r} not found; give the path of a TOML file, or --domain with one of: {known}")
+    return _parse(store, path.read_text(), where=file, base=str(path.resolve().parent), name=path.stem, seen=())
+
+
+def _parse(store: Store, text: str, *, where: str, base: str, name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DomainError(f"{where} is not valid TOML: {error}; correct that line") from None
+    for spec in table["sources"].values() if isinstance(table.get("sources"), dict) else ():
+        if isinstance(spec, dict) and "path" in spec:
+            paths = [spec["path"]] if isinstance(spec["path"], str) else spec["path"]
+            spec["path"] = [_beside(base, str(path)) for path in paths]
+    parent = table.pop("extends", None)
+    if parent is None:
+        table.setdefault("domain", name)
+        return table
+    below = _load_domain(store, str(parent), (*seen, where))
+    _lay_over(below, table)
+    return below
+
+
+def _beside(base: str, path: str) -> str:
+    return path if "://" in path or pathlib.PurePath(path).is_absolute() else f"{base.rstrip('/')}/{path}"
+
+
+def _setting(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise DomainError(f"--set {text!r} is not KEY=VALUE; write it as --set select.budget_tokens=8M")
+    return _nested(key.split("."), _value(value))
+
+
+def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), dict) and key != "shares":
+            _lay_over(below[key], value)
+        else:
+            below[key] = value
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nested(keys[1:], value)}
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
