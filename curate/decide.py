@@ -1,0 +1,187 @@
+"""One pure function: (columns, counts, recipe) -> what happens to each row, and why.
+
+The order is the contract's: holdout -> rules (first reason wins, in recipe order) -> holdout.leak -> keepers among the
+rows that passed -> subset by order and token budget. It is SQL over the table `rows`, so it spills instead of growing,
+and reads no text. Where a row above the cut has no token count yet the answer is "count these rows next"; the result
+does not depend on which counts were there before.
+"""
+
+import dataclasses
+import re
+
+import duckdb
+import pyarrow as pa
+
+from curate.manifest import COLUMNS, share_key
+from curate.mix import pool_budgets
+from curate.recipe import DOMAIN_COMPONENT, DomainError, Recipe
+from filters import family
+
+# Tokens that one byte is taken for where a source has no count yet. Only how much is counted at once depends on it.
+_TOKENS_PER_BYTE = 0.3
+_ORDER = re.compile(r"(random|n_bytes|n_words|[a-z_]+\.[a-z_]+)(?: (ASC|DESC))?")
+# Who is kept among copies (design.md, "No removal without proof"); null comes last.
+_KEEPER_ORDER = "quality DESC NULLS LAST, source_place, n_bytes DESC, date ASC NULLS LAST, doc_id, row_id"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """Rows whose tokens have to be counted before the decision is final: doc_id, shard, row, n_bytes, masks."""
+
+    rows: pa.Table
+
+
+def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | None:
+    """Write the table `decided` (the columns of a manifest, and `is_eligible`: passes the rules), or say what to count.
+
+    Reads the tables `rows` (see corpus.load_rows), `counts` (doc_id, masks_key, n_tokens) and `frozen` (doc_id, group of the
+    evalset that is taken over). Raises DomainError where the
+    recipe's `select.order_by` names a column that is not there.
+    """
+    order_by = order_expression(connection, recipe)
+    budgets = ", ".join(f"({_text(name)}, {tokens})" for name, tokens in pool_budgets(recipe).items())
+    for statement in (_JUDGE, _KEEP, _RANK, _CUT):
+        connection.execute(
+            statement.format(
+                rules=_rule_cases(recipe),
+                keeper_order=_KEEPER_ORDER,
+                order_by=order_by,
+                domain=_text(DOMAIN_COMPONENT),
+                seed=recipe.seed,
+                budgets=budgets,
+                tokens_per_byte=_TOKENS_PER_BYTE,
+            )
+        )
+    wanted = connection.sql(_WANTED).to_arrow_table()
+    if wanted.num_rows:
+        return Wanted(wanted)
+    connection.execute(_DECIDED.format(columns=", ".join(f'"{name}"' for name in COLUMNS)))
+    return None
+
+
+def order_expression(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> str:
+    """Turn `select.order_by` (random, or a column with ASC or DESC) into SQL over the table `rows`."""
+    match = _ORDER.fullmatch(recipe.select.order_by)
+    allowed = "random, n_bytes, n_words, or a signal as FAMILY.SIGNAL, with ASC or DESC"
+    if match is None:
+        raise DomainError(f"select.order_by is {recipe.select.order_by!r}; allowed: {allowed}")
+    column, direction = match[1], match[2] or "ASC"
+    if column == "random":
+        return f"hash_key('order|{recipe.seed}', doc_id) {direction}"
+    try:
+        connection.sql(f"SELECT {column} FROM rows LIMIT 0")
+    except duckdb.Error:
+        raise DomainError(f"select.order_by names {column!r}, which is no column here; allowed: {allowed}") from None
+    return f"{column} {direction} NULLS LAST"
+
+
+def holdout_bound(share: float) -> str:
+    """Give the bound on hash_key('holdout', group) below which a row is held out."""
+    return share_key(share)
+
+
+def _rule_cases(recipe: Recipe) -> str:
+    cases = []
+    for name in recipe.rules:
+        types = {signal.name: signal.type for signal in family(name).signals}
+        for rule in family(name).rules:
+            threshold = recipe.thresholds[name][rule.name]
+            if threshold is not None:
+                # Ratios are float32 and are compared as such, so that one equal to its threshold passes (see filters.spec.Rule).
+                exact = "FLOAT" if types[rule.signal] == "float32" else "DOUBLE"
+                breach = "<" if rule.keep == ">=" else ">"
+                cases.append(f"WHEN {name}.{rule.signal} {breach} {threshold}::{exact} THEN '{name}.{rule.name}'")
+    return f"CASE {' '.join(cases)} END" if cases else "NULL::VARCHAR"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+_JUDGE = """
+CREATE OR REPLACE TABLE judged AS
+SELECT *, {rules} AS rule_reason, hash_key('holdout', "group") < holdout_bound AS is_holdout FROM rows
+"""
+
+# A row with the text or the group of a held-out row would leak it, even where its own source holds out less.
+_KEEP = """
+CREATE OR REPLACE TABLE kept AS
+WITH held AS (SELECT doc_id, "group" FROM judged WHERE is_holdout UNION ALL SELECT doc_id, "group" FROM frozen),
+marked AS (
+    SELECT *, CASE
+        WHEN is_holdout THEN NULL
+        WHEN rule_reason IS NOT NULL THEN rule_reason
+        WHEN doc_id IN (SELECT doc_id FROM held) OR "group" IN (SELECT "group" FROM held) THEN 'holdout.leak'
+    END AS early_reason FROM judged
+)
+SELECT *,
+    CASE WHEN NOT is_holdout AND early_reason IS NULL
+        THEN first_value(row_id) OVER (PARTITION BY doc_id, is_holdout, early_reason IS NULL ORDER BY {keeper_order}) END AS keeper
+FROM marked
+"""
+
+_RANK = """
+CREATE OR REPLACE TABLE ranked AS
+WITH passed AS (SELECT * FROM kept WHERE keeper = row_id)
+SELECT row_id, row_number() OVER (ORDER BY {order_by}, row_id) AS rank FROM passed WHERE component = {domain}
+UNION ALL
+SELECT row_id, row_number() OVER (PARTITION BY component ORDER BY hash_key('pool|{seed}|' || component, doc_id), row_id)
+FROM passed WHERE component <> {domain}
+"""
+
+_CUT = """
+CREATE OR REPLACE TABLE cut AS
+WITH budgets(component, budget) AS (VALUES {budgets}),
+counted AS (
+    SELECT kept.row_id, kept.source, kept.component, kept.is_holdout, kept.n_bytes, rank, counts.n_tokens AS n_counted
+    FROM kept LEFT JOIN ranked USING (row_id)
+    LEFT JOIN counts ON counts.doc_id = kept.doc_id AND counts.masks_key = masks_key(kept.masks)
+    WHERE rank IS NOT NULL OR kept.is_holdout
+),
+ratios AS (SELECT source, sum(n_counted)::DOUBLE / sum(n_bytes) AS ratio FROM counted WHERE n_counted IS NOT NULL GROUP BY source),
+sized AS (
+    SELECT counted.*, coalesce(n_counted, ceil(n_bytes * coalesce(ratio, {tokens_per_byte})))::BIGINT AS n_estimated
+    FROM counted LEFT JOIN ratios USING (source)
+)
+SELECT row_id, rank, n_counted, budget, is_holdout,
+    CASE WHEN rank IS NOT NULL
+        THEN sum(n_estimated) OVER (PARTITION BY component, rank IS NULL ORDER BY rank) END::BIGINT AS n_upto,
+    n_estimated
+FROM sized LEFT JOIN budgets USING (component)
+"""
+
+# A row needs its count where the budget is not surely full before it; 5 % more than the estimate asks for, so that the
+# second round is rarely needed. The first uncounted row always qualifies while tokens are left, so this ends.
+_WANTED = """
+SELECT doc_id, min(place).shard AS shard, min(place)."row" AS "row", any_value(n_bytes) AS n_bytes, any_value(masks) AS masks
+FROM (
+    SELECT doc_id, n_bytes, masks, {'shard': shard, 'row': "row"} AS place
+    FROM kept JOIN cut USING (row_id)
+    WHERE n_counted IS NULL AND (cut.is_holdout OR n_upto - n_estimated <= budget * 1.05)
+)
+GROUP BY doc_id, masks_key(masks), masks::VARCHAR ORDER BY shard, "row"
+"""
+
+_DECIDED = """
+CREATE OR REPLACE TABLE decided AS
+WITH final AS (
+    SELECT kept.* EXCLUDE (keeper), cut.rank, keeper, rule_reason IS NULL AS is_eligible,
+        coalesce(early_reason,
+            CASE WHEN kept.is_holdout THEN NULL WHEN keeper <> row_id THEN 'duplicate.exact' WHEN n_upto > budget THEN 'budget' END
+        ) AS reason,
+        CASE WHEN keeper <> row_id THEN keeper END AS dup_of,
+        CASE WHEN keeper <> row_id THEN 'exact' END AS dup_kind,
+        CASE WHEN keeper <> row_id THEN 1.0::FLOAT END AS dup_similarity,
+        n_counted
+    FROM kept LEFT JOIN cut USING (row_id)
+),
+placed AS (
+    SELECT *, CASE WHEN is_holdout THEN 'holdout' WHEN reason IS NULL THEN 'train' ELSE 'dropped' END AS split FROM final
+),
+filled AS (
+    SELECT * EXCLUDE (n_counted), CASE WHEN split <> 'dropped' THEN n_counted END::INTEGER AS n_tokens,
+        CASE WHEN split = 'train' THEN [0]::TINYINT[] ELSE []::TINYINT[] END AS stages
+    FROM placed
+)
+SELECT {columns}, is_eligible FROM filled
+"""

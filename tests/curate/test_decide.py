@@ -1,0 +1,187 @@
+"""The decision equals its plain Python twin, whatever was counted before, and answers with reasons in the stated order."""
+
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.decide import decide, holdout_bound
+from curate.manifest import COLUMNS, MACROS
+from curate.mix import pool_budgets
+from curate.recipe import DomainError, Mix, Recipe, Select, Source
+from filters import FAMILIES, family
+from tests.curate.decide_twin import decide_twin
+
+_SOURCES = (Source("papers", ("x",)), Source("web", ("x",)), Source("wiki", ("x",), role="replay", component="wikipedia"))
+_SHARES = {"papers": 0.1, "web": 0.3, "wiki": 0.1}
+
+
+def _recipe(*, budget: int = 100, order_by: str = "random", min_words: float | None = 3) -> Recipe:
+    thresholds = {rule.name: None for rule in family("gopher_quality").rules} | {"min_words": min_words}
+    return Recipe(
+        "test",
+        _SOURCES,
+        thresholds={"gopher_quality": thresholds},
+        select=Select(order_by=order_by, budget_tokens=budget),
+        mix=Mix({"domain": 0.8, "wikipedia": 0.2}),
+    )
+
+
+def _row(number: int, **given: Any) -> dict[str, Any]:
+    source = given.get("source", "papers")
+    place = [known.name for known in _SOURCES].index(source)
+    row = {
+        "row_id": f"r{number:03d}",
+        "doc_id": f"d{number:03d}",
+        "source_id": None,
+        "source": source,
+        "component": "wikipedia" if source == "wiki" else "domain",
+        "shard": f"{source}/s.parquet",
+        "row": number,
+        "url": None,
+        "licence": None,
+        "lang": None,
+        "date": None,
+        "n_bytes": 40,
+        "n_words": 10,
+        "source_place": place,
+        "holdout_bound": holdout_bound(_SHARES[source]),
+        "masks": [],
+    }
+    row |= given
+    row.setdefault("group", row["doc_id"])
+    return row
+
+
+def _connection(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute(MACROS)
+    connection.register("given", pa.Table.from_pylist(rows))
+    structs = []
+    for name in FAMILIES:
+        names = [signal.name for signal in family(name).signals]
+        structs.append(f"struct_pack({', '.join(f'{signal} := n_words' for signal in names)}) AS {name}")
+    connection.execute(
+        f"CREATE TABLE rows AS SELECT * EXCLUDE (masks, url, licence, lang, source_id, date), {', '.join(structs)}, date::VARCHAR AS date,"
+        " url::VARCHAR AS url, licence::VARCHAR AS licence, lang::VARCHAR AS lang, source_id::VARCHAR AS source_id,"
+        " NULL::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,"
+        ' []::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks FROM given'
+    )
+    connection.execute('CREATE TABLE frozen (doc_id VARCHAR, "group" VARCHAR)')
+    connection.execute("CREATE TABLE counts (doc_id VARCHAR, masks_key VARCHAR, n_tokens INTEGER)")
+    return connection
+
+
+def _settle(connection: duckdb.DuckDBPyConnection, recipe: Recipe, n_tokens: dict[str, int]) -> int:
+    rounds = 0
+    while (wanted := decide(connection, recipe)) is not None:
+        rounds += 1
+        for doc_id in wanted.rows["doc_id"].to_pylist():
+            connection.execute("INSERT INTO counts VALUES (?, '', ?)", [doc_id, n_tokens[doc_id]])
+    return rounds
+
+
+def _decided(connection: duckdb.DuckDBPyConnection) -> dict[str, tuple[Any, ...]]:
+    return {row[0]: row[1:] for row in connection.execute("SELECT row_id, split, reason, rank, dup_of FROM decided").fetchall()}
+
+
+_ROWS = st.lists(
+    st.fixed_dictionaries({
+        "source": st.sampled_from(["papers", "web", "wiki"]),
+        "doc_id": st.sampled_from([f"d{n:03d}" for n in range(25)]),
+        "group": st.sampled_from([f"g{n}" for n in range(12)]),
+        "date": st.sampled_from([None, "1990", "2001"]),
+        "n_words": st.integers(0, 8),
+    }),
+    min_size=1,
+    max_size=40,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(given_rows=_ROWS, budget=st.integers(1, 200), counted=st.sets(st.integers(0, 24)))
+def test_the_decision_equals_its_twin(given_rows: list[dict[str, Any]], budget: int, counted: set[int]) -> None:
+    rows = [_row(number, **given) for number, given in enumerate(given_rows)]
+    by_doc = {row["doc_id"]: 10 * int(row["doc_id"][1:]) + 40 for row in rows}
+    for row in rows:
+        row["n_bytes"] = by_doc[row["doc_id"]]
+    n_tokens = {doc_id: 1 + n_bytes // 17 for doc_id, n_bytes in by_doc.items()}
+    connection, recipe = _connection(rows), _recipe(budget=budget)
+    for number in counted:
+        connection.execute("INSERT INTO counts VALUES (?, '', ?)", [f"d{number:03d}", n_tokens.get(f"d{number:03d}", 9)])
+    _settle(connection, recipe, n_tokens)
+    assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=3, seed=0)
+
+
+def test_every_row_has_all_columns_of_a_manifest() -> None:
+    connection = _connection([_row(1)])
+    _settle(connection, _recipe(), {"d001": 5})
+    assert connection.sql("SELECT * FROM decided").columns == [*COLUMNS, "is_eligible"]
+
+
+def test_only_rows_above_the_cut_are_counted() -> None:
+    rows = [_row(number, n_bytes=100) for number in range(200)]
+    connection = _connection(rows)
+    rounds = _settle(connection, _recipe(budget=300), {row["doc_id"]: 30 for row in rows})
+    n_counted, n_train, n_holdout = (
+        connection.execute(query).fetchall()[0][0]
+        for query in (
+            "SELECT count(*) FROM counts",
+            "SELECT count(*) FROM decided WHERE split = 'train'",
+            "SELECT count(*) FROM decided WHERE split = 'holdout'",
+        )
+    )
+    assert n_train == 300 // 30
+    assert n_counted <= n_train + n_holdout + 2
+    assert rounds <= 2
+
+
+def test_an_estimate_that_was_too_high_is_corrected_in_the_next_round() -> None:
+    rows = [_row(number, n_bytes=1000) for number in range(100)]
+    connection = _connection(rows)
+    rounds = _settle(connection, _recipe(budget=50), {row["doc_id"]: 1 for row in rows})  # 0.001 tokens a byte, 0.3 are expected
+    assert rounds > 1
+    assert connection.execute("SELECT sum(n_tokens) FROM decided WHERE split = 'train'").fetchall() == [(50,)]
+
+
+def test_dropped_rows_show_no_count_also_where_it_is_known() -> None:
+    rows = [_row(number) for number in range(30)]
+    connection = _connection(rows)
+    for row in rows:
+        connection.execute("INSERT INTO counts VALUES (?, '', 7)", [row["doc_id"]])
+    assert decide(connection, _recipe(budget=20)) is None
+    assert connection.execute("SELECT count(*) FROM decided WHERE (n_tokens IS NULL) <> (split = 'dropped')").fetchall() == [(0,)]
+
+
+def test_a_rule_that_is_off_and_a_null_signal_drop_nothing() -> None:
+    connection = _connection([_row(1, n_words=0)])
+    _settle(connection, _recipe(min_words=None), {"d001": 5})
+    assert _decided(connection)["r001"][1] is None
+    connection = _connection([_row(1, n_words=0), _row(2)])
+    connection.execute("UPDATE rows SET gopher_quality = NULL WHERE row_id = 'r001'")
+    _settle(connection, _recipe(), {"d001": 5, "d002": 5})
+    assert _decided(connection)["r001"][1] is None
+
+
+def test_texts_of_the_evalset_that_is_taken_over_are_never_trained_on() -> None:
+    connection = _connection([_row(1), _row(2)])
+    connection.execute("INSERT INTO frozen VALUES ('d001', 'elsewhere')")
+    _settle(connection, _recipe(), {"d001": 5, "d002": 5})
+    assert _decided(connection)["r001"][:2] == ("dropped", "holdout.leak")
+
+
+@pytest.mark.parametrize(("order_by", "first"), [("n_bytes DESC", "r003"), ("n_bytes ASC", "r001"), ("n_bytes", "r001")])
+def test_order_by_a_length(order_by: str, first: str) -> None:
+    connection = _connection([_row(number, n_bytes=number, group="a") for number in (1, 2, 3)])
+    _settle(connection, _recipe(order_by=order_by), {"d001": 5, "d002": 5, "d003": 5})
+    assert next(row_id for row_id, row in _decided(connection).items() if row[2] == 1) == first
+
+
+@pytest.mark.parametrize("order_by", ["quality; DROP TABLE rows", "(SELECT 1)", "n_bytes DESC, row_id", "gopher_quality.no_such DESC"])
+def test_order_by_refuses_what_it_does_not_know(order_by: str) -> None:
+    connection = _connection([_row(1)])
+    with pytest.raises(DomainError, match=r"select\.order_by"):
+        decide(connection, _recipe(order_by=order_by))
