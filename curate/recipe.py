@@ -249,7 +249,7 @@ def _check(recipe: Recipe) -> None:
         ("select.budget_tokens", recipe.select.budget_tokens, 1),
         ("select.epoch_tokens", recipe.select.epoch_tokens or 1, 1),
         ("mix.epochs", recipe.mix.epochs, 1),
-        ("tokenizer.vocab_size", recipe.tokenizer.vocab_size, 512),
+        ("tokenizer.vocab_size", recipe.tokenizer.vocab_size, 300),
         ("seed", recipe.seed, 0),
     ]:
         if not isinstance(value, int) or value < least:

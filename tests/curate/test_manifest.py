@@ -24,9 +24,11 @@ def _rows(n: int = _N) -> list[dict[str, Any]]:
     for number in range(n):
         split = ["train", "train", "holdout", "dropped"][number % 4]
         rows.append({
-            "row_id": f"{number:032x}", "doc_id": hashlib.sha256(str(number).encode()).hexdigest()[:32], "group": f"g{number}", "source": "papers",
+            "row_id": f"{number:032x}", "doc_id": hashlib.sha256(str(number).encode()).hexdigest()[:32], "group": f"g{number}",
+            "source": "papers",
             "source_id": None, "component": "wikipedia" if number % 8 == 0 else "domain", "stages": [0] if split == "train" else [],
-            "shard": "papers/a.parquet", "row": number, "url": None, "licence": "cc0", "lang": None, "date": "2001", "n_bytes": 100 + number,
+            "shard": "papers/a.parquet", "row": number, "url": None, "licence": "cc0", "lang": None, "date": "2001",
+            "n_bytes": 100 + number,
             "n_words": 20, "n_tokens": None if split == "dropped" else 10 + number,
             "masks": [{"start": 1, "end": 3, "kind": "email"}] if number == 5 else [], "quality": None, "perplexity": None,
             "dup_of": None, "dup_kind": None, "dup_similarity": None, "contaminated": None, "split": split,

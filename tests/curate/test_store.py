@@ -56,9 +56,13 @@ def test_lines_are_appended_and_a_cut_line_is_left_out(store):
 
 
 def test_an_error_in_the_middle_leaves_nothing(store):
-    with pytest.raises(RuntimeError), store.scratch() as path:
-        path.write_bytes(b"half")
-        raise RuntimeError
+    def fail() -> None:
+        with store.scratch() as path:
+            path.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert store.files("") == []
 
 

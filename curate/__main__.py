@@ -1,0 +1,5 @@
+"""Run the command as `python -m curate`."""
+
+from curate.cli import main
+
+main()

@@ -1,0 +1,225 @@
+"""The order of the stages, readable on one screen: ingest, annotate, tokenizer, decide (with counting), evalset, publish.
+
+Each stage finds its finished work by content and goes on from there, so running a build again is the way to resume it.
+The decision's tables live in a temporary DuckDB file that spills and is thrown away.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import pathlib
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from curate import corpus, evalset, manifest, models, report, tokens
+from curate.annotate import annotate
+from curate.decide import decide, holdout_bound
+from curate.executor import Run
+from curate.ingest import Ingested, ingest
+from curate.manifest import Manifest
+from curate.mix import epoch_tokens
+from curate.recipe import DomainError, Recipe, portable
+from curate.recipe_file import sample_dir
+from curate.sample import make_sample
+from curate.store import Store
+
+_SOFTWARE = ("gapless", "duckdb", "numba", "numpy", "pyarrow", "tokenizers")
+
+
+class CheckFailed(RuntimeError):
+    """The input was readable, but a stated limit was passed: nothing was published."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Built:
+    """What a build ended with; `is_new` is False where an older version had decided the same."""
+
+    manifest: Manifest
+    is_new: bool
+
+
+def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit: Collection[str] = (), memory_limit: str = "4GB") -> Built:
+    """Build the next version of a manifest, or name the one that is equal.
+
+    Raises DomainError for wrong input and CheckFailed where more rows than `quarantine.max_share` are unreadable; in
+    both cases nothing is published.
+    """
+    store.sweep()
+    _refuse_lower_holdout(store, recipe)
+    if recipe.is_sample:
+        _make_sample(store)
+    ingested = ingest(store, recipe.sources, run=run, rehash=rehash)
+    check_quarantine(recipe, ingested)
+    shards = [shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards]
+    annotate(store, shards, run=run)
+    with _database(memory_limit) as connection:
+        bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
+        corpus.load_rows(store, connection, recipe, ingested, bounds)
+        tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
+        parent = _parent(store, recipe)
+        frozen = evalset.inherited(store, parent, recipe)
+        _decide(store, connection, recipe, tokenizer, frozen, run)
+        stages = _stages(connection, recipe)
+        if frozen is None:
+            frozen = evalset.drawn(connection)
+            exam = evalset.kept(store, frozen, recipe.mix.shares)
+        else:
+            assert parent is not None, "only a parent's list is inherited"
+            exam = parent.info["evalset"]
+        info = {
+            "domain": recipe.domain,
+            "parent": None if parent is None else parent.version,
+            "recipe": portable(recipe),
+            "sample": recipe.is_sample,
+            "inputs": _inputs(recipe, ingested),
+            "tokenizer": tokenizer,
+            "scorers": [],
+            "stages": stages,
+            "evalset": exam,
+            "seed": recipe.seed,
+            "funnel": report.funnel(connection),
+            "software": {name: _version(name) for name in _SOFTWARE},
+        }
+        sys.stderr.write("publish\n")
+        before = manifest.versions(store)
+        published = manifest.publish(store, connection, info)
+    return Built(published, is_new=published.version not in before)
+
+
+def check_quarantine(recipe: Recipe, ingested: Mapping[str, Ingested]) -> None:
+    """Stop where too many rows were unreadable, or a source wholly so; say which and why."""
+    for name, source in ingested.items():
+        if source.wholly_unreadable:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(source.reasons.items()))
+            raise CheckFailed(
+                f"source {name!r} is wholly unreadable ({reasons}); look at cache/quarantine/{name}, correct it or take the source out"
+            )
+    bad = sum(source.n_quarantined for source in ingested.values())
+    total = bad + sum(source.n_rows for source in ingested.values())
+    if bad > recipe.quarantine.max_share * total:
+        raise CheckFailed(
+            f"{bad} of {total} rows ({bad / total:.2%}) are quarantined, more than the {recipe.quarantine.max_share:.2%} allowed; "
+            "look at cache/quarantine, correct the input or raise quarantine.max_share"
+        )
+    if bad:
+        reasons = ", ".join(
+            f"{name}: {count} {reason}" for name, source in ingested.items() for reason, count in sorted(source.reasons.items())
+        )
+        sys.stderr.write(f"quarantine: {bad} of {total} rows kept aside ({reasons}); see cache/quarantine\n")
+
+
+def _decide(
+    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, tokenizer: Mapping[str, Any], frozen: pa.Table | None, run: Run
+) -> None:
+    empty = pa.table({"doc_id": pa.array([], pa.string()), "group": pa.array([], pa.string())})
+    connection.register("frozen", empty if frozen is None else frozen.select(["doc_id", "group"]))
+    corpus.load_counts(store, connection, tokenizer)
+    if frozen is not None:
+        _count(store, connection, tokenizer, _uncounted(connection, frozen), run)
+    while (wanted := decide(connection, recipe)) is not None:
+        _count(store, connection, tokenizer, wanted.rows, run)
+
+
+def _count(store: Store, connection: duckdb.DuckDBPyConnection, tokenizer: Mapping[str, Any], wanted: pa.Table, run: Run) -> None:
+    run(tokens.split_work(store, tokenizer, wanted), tokens.count, label="count")
+    corpus.load_counts(store, connection, tokenizer)
+
+
+def _uncounted(connection: duckdb.DuckDBPyConnection, frozen: pa.Table) -> pa.Table:
+    connection.register("frozen_rows", frozen)
+    return connection.sql(
+        'SELECT doc_id, shard, "row", n_bytes, masks FROM frozen_rows'
+        " WHERE NOT EXISTS (FROM counts WHERE counts.doc_id = frozen_rows.doc_id AND counts.masks_key = masks_key(masks))"
+        ' ORDER BY shard, "row"'
+    ).to_arrow_table()
+
+
+def _stages(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> list[dict[str, Any]]:
+    pools = dict(connection.execute("SELECT component, sum(n_tokens)::BIGINT FROM decided WHERE split = 'train' GROUP BY 1").fetchall())
+    draws = epoch_tokens(recipe)
+    components = []
+    for name, share in recipe.mix.shares.items():
+        if draws[name] and not pools.get(name):
+            raise DomainError(_nothing_left(connection, name))
+        pool = pools.get(name, 0)
+        repeats = round(draws[name] * recipe.mix.epochs / pool, 4) if pool else 0.0
+        components.append({
+            "name": name, "share": share, "epoch_tokens": draws[name], "pool_tokens": pool,
+            "redraw": recipe.mix.redraw, "repeats": repeats, "seen_by_base": None,
+        })  # fmt: skip
+    return [{"name": "main", "epochs": recipe.mix.epochs, "epoch_tokens": sum(draws.values()), "components": components}]
+
+
+def _nothing_left(connection: duckdb.DuckDBPyConnection, component: str) -> str:
+    query = "SELECT coalesce(reason, split), count(*) FROM decided WHERE component = ? GROUP BY 1 ORDER BY 2 DESC, 1"
+    found = connection.execute(query, [component]).fetchall()
+    why = ", ".join(f"{count} {reason}" for reason, count in found) or "no rows were read"
+    do = "loosen a rule with --set FAMILY.RULE=VALUE, raise the budget, or check the sources"
+    return f"nothing is left of component {component!r} ({why}); {do}"
+
+
+def _refuse_lower_holdout(store: Store, recipe: Recipe) -> None:
+    for version in manifest.versions(store):
+        inputs = manifest.load(store, version).info["inputs"]
+        for source in recipe.decided_sources():
+            before = inputs.get(source.name, {}).get("holdout_share") or 0.0
+            if recipe.holdout_share(source) < before:
+                raise DomainError(
+                    f"source {source.name!r} holds out {recipe.holdout_share(source):g}, but {version} held out {before:g}; "
+                    f"held-out text must never be trained on: set holdout.share to {before:g} or more, or use another --root"
+                )
+
+
+def _make_sample(store: Store) -> None:
+    target = pathlib.Path(sample_dir(store))
+    if target.exists():
+        return
+    with store.scratch() as path:
+        make_sample(str(path))
+        store.adopt_dir(path, "cache/sample")
+
+
+def _parent(store: Store, recipe: Recipe) -> Manifest | None:
+    for version in reversed(manifest.versions(store)):
+        if (found := manifest.load(store, version)).info["domain"] == recipe.domain:
+            return found
+    return None
+
+
+def _inputs(recipe: Recipe, ingested: Mapping[str, Ingested]) -> dict[str, Any]:
+    decided = recipe.decided_sources()
+    return {
+        source.name: {
+            "role": source.role,
+            "component": source.component,
+            "holdout_share": recipe.holdout_share(source) if source in decided else None,
+            "n_rows": ingested[source.name].n_rows,
+            "n_quarantined": ingested[source.name].n_quarantined,
+            "quarantine_reasons": dict(ingested[source.name].reasons),
+            "files": sorted(ingested[source.name].file_digests),
+            "shards": [{"path": shard.path, "rows": shard.rows} for shard in ingested[source.name].shards],
+        }
+        for source in recipe.sources
+    }
+
+
+@contextlib.contextmanager
+def _database(memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    with tempfile.TemporaryDirectory(prefix="gapless-") as folder:
+        connection = duckdb.connect(f"{folder}/decision.duckdb", config={"memory_limit": memory_limit, "temp_directory": f"{folder}/spill"})
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

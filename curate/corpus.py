@@ -1,0 +1,92 @@
+"""The corpus as a table: every row of the candidate and replay sources with its facts, in DuckDB, without its text.
+
+Here a row gets its row_id: rows that are equal in everything are numbered, which needs all rows of a source at once.
+Some 300 bytes a row pass through; DuckDB spills them to its temporary folder when memory is short.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from curate.annotate import schema_of, signals_path
+from curate.ingest import Ingested
+from curate.manifest import MACROS
+from curate.recipe import DOMAIN_COMPONENT, Recipe, Source
+from curate.store import Store
+from curate.tokens import index_paths
+from filters import FAMILIES, family
+
+_DOCUMENT_COLUMNS = ["row_key", "doc_id", "source_id", "group", "url", "licence", "date", "lang", "n_bytes"]
+
+
+def load_rows(
+    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], bounds: Mapping[str, str]
+) -> None:
+    """Make the table `rows`: documents, one struct column of signals per family, and their source's place and bound.
+
+    `bounds` is the holdout bound of each source, as `decide.holdout_bound` gives it.
+    """
+    connection.execute(MACROS)
+    schema = _schema()
+    reader = pa.RecordBatchReader.from_batches(schema, _batches(store, recipe, ingested, bounds))
+    connection.register("incoming", reader)
+    connection.execute(_ROWS)
+    connection.unregister("incoming")
+
+
+def load_counts(store: Store, connection: duckdb.DuckDBPyConnection, tokenizer: Mapping[str, str]) -> None:
+    """Make the table `counts` (doc_id, masks_key, n_tokens) of everything that this tokenizer has counted."""
+    schema = pa.schema([("doc_id", pa.string()), ("masks", pa.string()), ("n_tokens", pa.int32())])
+    tables = (store.read_table(path, schema.names) for path in index_paths(store, tokenizer))
+    connection.register("incoming", pa.RecordBatchReader.from_batches(schema, (batch for table in tables for batch in table.to_batches())))
+    connection.execute(
+        "CREATE OR REPLACE TABLE counts AS SELECT doc_id, masks AS masks_key, any_value(n_tokens) AS n_tokens FROM incoming GROUP BY ALL"
+    )
+    connection.unregister("incoming")
+
+
+def component_of(source: Source) -> str:
+    return DOMAIN_COMPONENT if source.component is None else source.component
+
+
+def _schema() -> pa.Schema:
+    text = [pa.field(name, pa.string()) for name in _DOCUMENT_COLUMNS if name != "n_bytes"]
+    more = [("n_bytes", pa.int64()), ("n_words", pa.int32()), ("shard", pa.string()), ("row", pa.int32())]
+    more += [("source", pa.string()), ("component", pa.string()), ("source_place", pa.int32()), ("holdout_bound", pa.string())]
+    facts = [pa.field(name, pa.struct(list(schema_of(family(name))))) for name in FAMILIES]
+    return pa.schema([*text, *(pa.field(name, kind) for name, kind in more), *facts])
+
+
+def _batches(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], bounds: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    schema = _schema()
+    for place, source in enumerate(recipe.sources):
+        if source not in recipe.decided_sources():
+            continue
+        for shard in ingested[source.name].shards:
+            name = shard.path.removeprefix("corpus/")
+            documents = store.read_table(shard.path, _DOCUMENT_COLUMNS)
+            facts = {key: store.read_table(signals_path(family(key), name)).combine_chunks() for key in FAMILIES}
+            n = documents.num_rows
+            columns = {column: documents[column].combine_chunks() for column in _DOCUMENT_COLUMNS}
+            columns["n_words"] = facts["statistics"]["n_words"].combine_chunks()
+            columns["row"] = pa.array(np.arange(n, dtype=np.int32))
+            constants = {"shard": name, "source": source.name, "component": component_of(source), "holdout_bound": bounds[source.name]}
+            columns |= {key: pa.repeat(pa.scalar(value), n) for key, value in constants.items()}
+            columns["source_place"] = pa.repeat(pa.scalar(place, pa.int32()), n)
+            for key, table in facts.items():
+                columns[key] = pa.StructArray.from_arrays([column.combine_chunks() for column in table.columns], fields=list(table.schema))
+            yield from pa.table([columns[field.name] for field in schema], schema=schema).to_batches()
+
+
+_ROWS = """
+CREATE OR REPLACE TABLE rows AS
+WITH numbered AS (
+    SELECT *, row_number() OVER (PARTITION BY row_key ORDER BY shard, "row") - 1 AS copy FROM incoming
+)
+SELECT * EXCLUDE (row_key, copy), left(sha256(row_key || ':' || copy), 32) AS row_id,
+    NULL::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
+    []::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks
+FROM numbered
+"""

@@ -1,0 +1,148 @@
+"""What a version looks like to a person: funnel, sources, components and reasons, as tables in the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from curate.manifest import Manifest
+from curate.store import Store
+
+SAMPLE_NOTE = "SAMPLE CORPUS: made from templates by `curate make-sample`, to try the commands on; nothing learnt from it means anything"
+
+
+def funnel(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Count what is left after each step of the decision, from the table `decided`.
+
+    Rows, bytes and tokens; tokens of rows that were never counted are estimated from their source's bytes per token
+    (of all sources where it has no count), and the step is marked.
+    """
+    names = ["step", "rows", "n_bytes", "n_tokens", "estimated"]
+    return [dict(zip(names, row, strict=True)) for row in connection.execute(_FUNNEL).fetchall()]
+
+
+def summary(store: Store, manifest: Manifest) -> dict[str, Any]:
+    """Gather what `curate show` prints, as plain values."""
+    info = manifest.info
+    connection = duckdb.connect()
+    if not store.is_local:
+        connection.register_filesystem(store.fs)
+    paths = [store.url(f"manifests/{manifest.version}/{part['path']}") for part in info["parts"]]
+    connection.execute("CREATE TABLE m AS SELECT source, split, reason, n_bytes, n_tokens FROM read_parquet(?)", [paths])
+    sources = connection.sql(_SOURCES).to_arrow_table().to_pylist()
+    for row in sources:
+        row["quarantined"] = info["inputs"][row["source"]]["n_quarantined"]
+    others = [
+        {"source": name, "role": entry["role"], "rows": entry["n_rows"], "quarantined": entry["n_quarantined"]}
+        for name, entry in info["inputs"].items()
+        if entry["holdout_share"] is None
+    ]
+    return {
+        "sample": info["sample"],
+        "version": manifest.version,
+        "domain": info["domain"],
+        "parent": info["parent"],
+        "path": store.url(f"manifests/{manifest.version}"),
+        "tokenizer": {key: info["tokenizer"][key] for key in ("name", "sha256", "separator", "n_vocab")},
+        "funnel": info["funnel"],
+        "sources": sources,
+        "other_sources": others,
+        "components": [{**part, "evalset": info["evalset"]["components"].get(part["name"])} for part in info["stages"][0]["components"]],
+        "epochs": info["stages"][0]["epochs"],
+        "epoch_tokens": info["stages"][0]["epoch_tokens"],
+        "reasons": connection.sql(_REASONS).to_arrow_table().to_pylist(),
+        "fingerprint": info["fingerprint"],
+        "decision": info["decision"],
+    }
+
+
+def print_summary(console: Console, data: Mapping[str, Any]) -> None:
+    """Print a summary as tables, the note about the sample first."""
+    if data["sample"]:
+        console.print(f"[bold yellow]{SAMPLE_NOTE}[/]")
+    parent = f", after {data['parent']}" if data["parent"] else ""
+    console.print(f"[bold]{data['version']}[/]  domain {escape(data['domain'])}{parent}  {escape(data['path'])}", soft_wrap=True)
+    tokenizer = data["tokenizer"]
+    console.print(
+        f"tokenizer {escape(tokenizer['name'])} ({tokenizer['n_vocab']:,} entries, separator {tokenizer['separator']})", highlight=False
+    )
+    steps = Table("step", title="Funnel", title_justify="left")
+    for name in ("rows", "bytes", "tokens", "rows left"):
+        steps.add_column(name, justify="right")
+    for step in data["funnel"]:
+        mark = "~" if step["estimated"] else ""
+        share = step["rows"] / max(1, data["funnel"][0]["rows"])
+        steps.add_row(step["step"], f"{step['rows']:,}", f"{step['n_bytes']:,}", f"{mark}{step['n_tokens']:,}", f"{share:.1%}")
+    console.print(steps)
+    console.print("~ estimated from the bytes per token of what was counted", style="dim")
+    console.print(_plain_table("Sources", data["sources"]))
+    if data["other_sources"]:
+        console.print(_plain_table("Other sources (in the corpus, not in the manifest)", data["other_sources"]))
+    parts = [
+        {
+            "component": part["name"], "share": f"{part['share']:.1%}", "tokens an epoch": part["epoch_tokens"],
+            "pool tokens": part["pool_tokens"],
+            "repeats": f"{part['repeats']:.2f}", "redraw": part["redraw"], "evalset": _evalset_words(part["evalset"]),
+        }
+        for part in data["components"]
+    ]  # fmt: skip
+    console.print(_plain_table(f"Components ({data['epochs']} epochs of {data['epoch_tokens']:,} tokens)", parts))
+    short = [part for part in data["components"] if part["epoch_tokens"] > part["pool_tokens"]]
+    for part in short:
+        console.print(
+            f"component {escape(part['name'])}: its whole stock of {part['pool_tokens']:,} tokens is below "
+            f"the {part['epoch_tokens']:,} of an epoch, so it repeats",
+            style="yellow",
+        )
+    console.print(_plain_table("Reasons", data["reasons"]) if data["reasons"] else "nothing was dropped")
+
+
+def _plain_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in rows[0] if rows else ["nothing"]:
+        number = any(isinstance(row[name], int) for row in rows) if rows else False
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else escape("" if value is None else str(value)) for value in row.values()))
+    return table
+
+
+def _evalset_words(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or not entry["n_docs"]:
+        return "none: not evaluated"
+    return f"{entry['n_docs']:,} documents, {entry['n_bytes'] / 1e6:.2f} MB" + ("" if entry["has_interval"] else ", no interval")
+
+
+_FUNNEL = """
+WITH ratios AS (SELECT source, sum(n_tokens)::DOUBLE / sum(n_bytes) AS ratio FROM decided WHERE n_tokens IS NOT NULL GROUP BY source),
+overall AS (SELECT sum(n_tokens)::DOUBLE / sum(n_bytes) AS ratio FROM decided WHERE n_tokens IS NOT NULL),
+sized AS (
+    SELECT n_bytes, n_tokens IS NULL AS is_estimated,
+        coalesce(n_tokens, round(n_bytes * coalesce(ratios.ratio, overall.ratio, 0)))::BIGINT AS n,
+        CASE WHEN split = 'holdout' THEN 1 WHEN reason IS NULL THEN 9 WHEN reason = 'holdout.leak' THEN 3
+             WHEN reason LIKE 'duplicate.%' THEN 4 WHEN reason = 'budget' THEN 5 ELSE 2 END AS gone_at
+    FROM decided LEFT JOIN ratios USING (source), overall
+),
+steps(place, step) AS (
+    VALUES (0, 'read'), (1, 'not held out'), (2, 'passed the rules'), (3, 'no leak to the holdout'),
+        (4, 'no duplicate'), (5, 'within the budget')
+)
+SELECT step, count(n), coalesce(sum(n_bytes), 0)::BIGINT, coalesce(sum(n), 0)::BIGINT, coalesce(bool_or(is_estimated), false)
+FROM steps LEFT JOIN sized ON gone_at > place GROUP BY place, step ORDER BY place
+"""
+
+_SOURCES = """
+SELECT source::VARCHAR AS source, count(*) AS rows, count(*) FILTER (split = 'train') AS train,
+    count(*) FILTER (split = 'holdout') AS holdout,
+    count(*) FILTER (split = 'dropped') AS dropped, sum(n_bytes)::BIGINT AS n_bytes,
+    coalesce(sum(n_tokens) FILTER (split = 'train'), 0)::BIGINT AS train_tokens
+FROM m GROUP BY 1 ORDER BY 1
+"""
+
+_REASONS = """
+SELECT reason, source::VARCHAR AS source, count(*) AS rows, sum(n_bytes)::BIGINT AS n_bytes
+FROM m WHERE reason IS NOT NULL GROUP BY 1, 2 ORDER BY rows DESC, reason, source
+"""

@@ -1,0 +1,87 @@
+"""The house rules that a machine can hold: who imports whom, what stays out of where, and sizes."""
+
+import ast
+import importlib.metadata
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_PACKAGES = ("filters", "curate", "train")
+_SHARED = {"curate.manifest", "curate.store", "curate.tokens"}
+_FILES = [path for package in _PACKAGES for path in sorted((_ROOT / package).rglob("*.py"))]
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _modules(names: set[str], package: str) -> set[str]:
+    known = {f"{path.parent.name}.{path.stem}" for path in _FILES}
+    return {name for name in names if name.split(".")[0] == package and name in known}
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_packages_import_only_what_they_may(path):
+    package, names = path.parent.name, _imports(path)
+    tops = {name.split(".")[0] for name in names}
+    if package == "filters":
+        assert not tops & {"curate", "train", "torch", "transformers"}
+    if package == "curate":
+        assert not tops & {"train", "torch", "transformers"}
+    if package == "train":
+        assert not tops & {"filters", "datatrove", "datasketch", "fasttext"}
+        assert _modules(names, "curate") <= _SHARED
+
+
+def test_what_training_shares_brings_no_decision_with_it():
+    code = (
+        "import sys, curate.manifest, curate.store, curate.tokens\n"
+        "print(*sorted(m for m in sys.modules if m.startswith(('curate.', 'filters'))))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_ROOT).stdout.split()
+    assert set(found) == _SHARED
+
+
+def test_curate_runs_without_torch():
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers', 'matplotlib', 'safetensors'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from curate.cli import main\n"
+        "sys.argv = ['curate', '--help']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "build" in done.stdout
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_modules_and_functions_stay_readable(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "a module opens with what it does and where it stands"
+    assert len(path.read_text().splitlines()) <= 430
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno <= 62, node.name
+
+
+def test_every_dependency_is_pinned():
+    lines = (_ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    for text in importlib.metadata.requires("gapless") or []:
+        name = text.split(";")[0].split("[")[0].split(">")[0].split("=")[0].strip().lower()
+        if 'extra == "s3"' not in text:
+            assert name in pinned, text
