@@ -127,7 +127,7 @@ _SECTIONS: dict[str, type] = {
     "tokenizer": TokenizerChoice,
     "quarantine": Quarantine,
 }
-_PLAIN = ("domain", "extends", "seed", "rules", "evalset")
+PLAIN_KEYS = ("domain", "extends", "seed", "rules", "evalset")
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def portable(recipe: Recipe) -> dict[str, Any]:
 def build_recipe(table: Mapping[str, Any], *, is_sample: bool) -> Recipe:
     """Check the tables of a recipe and make it. Raises DomainError, in one line, for everything that is wrong."""
     families = [name for name in FAMILIES if family(name).rules]
-    _refuse_unknown(table, [*_PLAIN, *_SECTIONS, *families, "sources"], where="the recipe")
+    _refuse_unknown(table, [*PLAIN_KEYS, *_SECTIONS, *families, "sources"], where="the recipe")
     if not NAME.fullmatch(str(table["domain"])):
         raise DomainError(f"domain {table['domain']!r} is not a name; use letters, digits, '.', '_' and '-'")
     sections = {key: _section(cls, table.get(key, {}), key) for key, cls in _SECTIONS.items()}
