@@ -1,0 +1,77 @@
+"""The pages say what the code does: keys and defaults of recipes, commands, files."""
+
+import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from curate import recipe as recipes
+from filters import FAMILIES, family
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_PAGES = [_ROOT / "README.md", _ROOT / "manifests" / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+
+
+def _table(section: str) -> dict[str, str]:
+    page = (_ROOT / "docs" / "recipe.md").read_text()
+    body = page.split(f"## {section}\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+?) \|", body, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("section", "cls"),
+    [
+        ("[select]", recipes.Select), ("[mix]", recipes.Mix), ("[holdout]", recipes.Holdout),
+        ("[tokenizer]", recipes.TokenizerChoice), ("[quarantine]", recipes.Quarantine),
+    ],
+)  # fmt: skip
+def test_the_recipe_page_has_every_key_with_its_default(section, cls):
+    shown = _table(section)
+    assert list(shown) and set(shown) == {field.name for field in dataclasses.fields(cls)}
+    for field in dataclasses.fields(cls):
+        if isinstance(field.default, int | float):
+            assert shown[field.name] == f"`{field.default:g}`" or shown[field.name] == f"`{field.default}`"
+        elif isinstance(field.default, str):
+            assert shown[field.name] == f'`"{field.default}"`'
+
+
+def test_the_recipe_page_has_every_key_of_a_source_and_of_the_top():
+    assert set(_table("[sources.NAME]")) == {field.name for field in dataclasses.fields(recipes.Source)} - {"name"}
+    assert set(_table("Top level")) == set(recipes.PLAIN_KEYS)
+
+
+def test_the_recipe_page_has_every_rule():
+    rules = {f"{name}.{rule.name}": f"`{rule.threshold:g}`" for name in FAMILIES for rule in family(name).rules}
+    assert _table("[FAMILY]") == rules
+
+
+@pytest.mark.parametrize("path", _PAGES, ids=lambda path: path.name)
+def test_files_that_a_page_names_are_there(path):
+    names = set(
+        re.findall(r"(?<![\w/])((?:docs|manifests|filters|curate|train|tests|bench)/[\w./]+\.(?:md|py|toml|txt))", path.read_text())
+    )
+    assert not [name for name in names if not (_ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("command", ["curate", "train"])
+def test_every_command_of_the_readme_exists_and_has_help(command):
+    readme = (_ROOT / "README.md").read_text()
+    verbs = sorted(set(re.findall(rf"^{command} ([a-z-]+)", readme, flags=re.MULTILINE)))
+    assert verbs
+    for verb in verbs:
+        code = f"import sys; from {command}.cli import main; sys.argv = ['{command}', '{verb}', '--help']; main()"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT)
+        assert done.returncode == 0, done.stderr
+        assert "--root" in done.stdout
+
+
+def test_no_text_names_a_machine():
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True, cwd=_ROOT
+    ).stdout.split()
+    home = "|".join(["/" + "work/", "/" + "root/", "/" + "home/", "/" + "opt/"])
+    bad = [name for name in files if re.search(f"(?:^|[\\s\"'`(=])(?:{home})", (_ROOT / name).read_text(errors="replace"))]
+    assert not bad

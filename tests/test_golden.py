@@ -1,0 +1,49 @@
+"""A version that an earlier program published is read by this one: tests/golden/root was built once and never changes.
+
+Made from tests/curate/corpora.py (`write_corpus`, n_files=1) with its cache taken away.
+"""
+
+import pathlib
+
+import pytest
+
+from curate import manifest
+from curate.connect import connect, select
+from curate.store import Store
+from curate.verify import verify
+
+_STORE = Store(str(pathlib.Path(__file__).parent / "golden" / "root"))
+
+
+@pytest.fixture(scope="module")
+def golden() -> manifest.Manifest:
+    return manifest.load(_STORE, "v1")
+
+
+def test_its_digests_are_those_of_the_day(golden):
+    assert golden.fingerprint == "3e26c1deecbec998ebb3da0087bc2a7db656365dadcaac2a8dc94030fcd730d3"
+    assert golden.info["decision"] == "ef593be622d0557c44e83b491e834134470bf1865d834f5db7646204ed242e33"
+
+
+def test_it_verifies(golden):
+    faults, remarks = verify(_STORE, golden)
+    assert faults == []
+    assert len(remarks) == 1
+    assert "no tokens under cache/tokens" in remarks[0]
+
+
+def test_its_rows_and_its_evalset_are_read(golden):
+    counts = {split: manifest.rows(_STORE, golden, split).num_rows for split in manifest.SPLITS}
+    assert counts == {"train": 95, "holdout": 26, "dropped": 241}
+    assert manifest.evalset(_STORE, golden).num_rows == 22
+
+
+def test_its_draws_are_those_of_the_day(golden):
+    drawn = manifest.draw(_STORE, golden, stage=0, component="domain", epoch=1)
+    assert drawn["ordinal"].to_pylist()[:8] == [16, 64, 14, 94, 20, 51, 13, 12]
+    assert sum(drawn["n_tokens"].to_pylist()) == golden.stages[0].components[0].epoch_tokens == 9600
+
+
+def test_sql_reads_it(golden):
+    found = select(connect(_STORE.url()), 'SELECT count(*) AS n FROM manifest JOIN documents USING (shard, "row")').to_pylist()
+    assert found == [{"n": 362}]
