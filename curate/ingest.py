@@ -78,7 +78,7 @@ def ingest(store: Store, sources: Sequence[Source], *, run: Run, rehash: bool = 
     Raises DomainError for paths that cannot be (before a byte is read), and afterwards for a field that the recipe names
     and no row has.
     """
-    plans = {source.name: plan_units(store, source, rehash=rehash, run=run) for source in sources}
+    plans = plan_units(store, sources, rehash=rehash, run=run)
     missing = [unit for units in plans.values() for unit in units if not store.exists(_record_path(unit))]
     for unit in missing:
         check_parquet(unit.source, unit.files)
@@ -102,16 +102,23 @@ def ingest(store: Store, sources: Sequence[Source], *, run: Run, rehash: bool = 
     return ingested
 
 
-def plan_units(store: Store, source: Source, *, rehash: bool = False, run: Run) -> list[Unit]:
-    """List a source's files, name new ones by their content (through `run`) and pack them, in order of their URLs."""
-    units: list[Unit] = []
+def plan_units(store: Store, sources: Sequence[Source], *, rehash: bool = False, run: Run) -> dict[str, list[Unit]]:
+    """List each source's files, name new ones by their content (through `run`) and pack them, in order of their URLs."""
+    files = digest_files(store, sources, run=run, rehash=rehash)
+    return {source.name: [_unit(source, pack) for pack in _packs(files[source.name])] for source in sources}
+
+
+def _packs(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
     pack: list[InputFile] = []
-    for file in digest_files(store, source, run=run, rehash=rehash):
-        if pack and sum(other.n_bytes for other in pack) + file.n_bytes > UNIT_BYTES:
-            units.append(_unit(source, pack))
-            pack = []
+    n_bytes = 0
+    for file in files:
+        if pack and n_bytes + file.n_bytes > UNIT_BYTES:
+            yield pack
+            pack, n_bytes = [], 0
         pack.append(file)
-    return [*units, _unit(source, pack)]
+        n_bytes += file.n_bytes
+    if pack:
+        yield pack
 
 
 def ingest_unit(store_url: str, unit: Unit) -> None:

@@ -87,27 +87,41 @@ def list_files(source: Source) -> list[InputFile]:
     return files
 
 
-def digest_files(store: Store, source: Source, *, run: Run, rehash: bool = False) -> list[InputFile]:
-    """List the files of a source with their digests; only new ones are read, all of them with `rehash`.
+def digest_files(store: Store, sources: Sequence[Source], *, run: Run, rehash: bool = False) -> dict[str, list[InputFile]]:
+    """List the files of each source with their digests; only new ones are read, all of them with `rehash`.
 
     Raises DomainError as list_files does, and for a new Parquet file that lacks the column of the text.
     """
-    files = list_files(source)
-    path = f"cache/inputs/files/{source.name}.parquet"
-    table = store.read_table(path).to_pylist() if store.exists(path) else []
-    known = {(row["url"], row["n_bytes"], row["stamp"]): row["digest"] for row in table}
-    fresh = [file for file in files if not file.error and (rehash or not file.stamp or _key(file) not in known)]
-    check_parquet(source, fresh)
+    listed = {source.name: list_files(source) for source in sources}
+    known = {name: _known_digests(store, name) for name in listed}
+    work: list[tuple[str, tuple[InputFile, ...]]] = []
+    for source in sources:
+        digests = known[source.name]
+        fresh = [file for file in listed[source.name] if not file.error and (rehash or not file.stamp or _key(file) not in digests)]
+        check_parquet(source, fresh)
+        work += [(source.name, batch) for batch in _batches(fresh)]
+    if work:
+        run(work, functools.partial(_digest_batch, store.url()), label="digest")
     errors: dict[tuple[str, int, str], str] = {}
-    if fresh:
-        batches = list(_batches(fresh))
-        run(batches, functools.partial(_digest_batch, store.url(), source.name), label=f"digest {source.name}")
-        for batch in batches:
-            for row in store.read_json(_part_path(source.name, batch)):
-                (errors if row["error"] else known)[row["url"], row["n_bytes"], row["stamp"]] = row["error"] or row["digest"]
-        columns = zip(*((*key, digest) for key, digest in sorted(known.items())), strict=True)
-        store.write_table(path, pa.table([list(column) for column in columns], schema=_KNOWN) if known else _KNOWN.empty_table())
-    return [_named(file, known, errors) for file in files]
+    for name, batch in work:
+        for row in store.read_json(_part_path(name, batch)):
+            (errors if row["error"] else known[name])[row["url"], row["n_bytes"], row["stamp"]] = row["error"] or row["digest"]
+    for name in sorted({name for name, _ in work}):
+        rows = [(*key, digest) for key, digest in sorted(known[name].items())]
+        store.write_table(
+            _known_path(name), pa.Table.from_pylist([dict(zip(_KNOWN.names, row, strict=True)) for row in rows], schema=_KNOWN)
+        )
+    return {name: [_named(file, known[name], errors) for file in files] for name, files in listed.items()}
+
+
+def _known_digests(store: Store, source_name: str) -> dict[tuple[str, int, str], str]:
+    path = _known_path(source_name)
+    table = store.read_table(path).to_pylist() if store.exists(path) else []
+    return {(row["url"], row["n_bytes"], row["stamp"]): row["digest"] for row in table}
+
+
+def _known_path(source_name: str) -> str:
+    return f"cache/inputs/files/{source_name}.parquet"
 
 
 def check_parquet(source: Source, files: Sequence[InputFile]) -> None:
@@ -257,14 +271,16 @@ def _batches(files: Sequence[InputFile]) -> Iterator[tuple[InputFile, ...]]:
             yield tuple(batch)
             batch = []
         batch.append(file)
-    yield tuple(batch)
+    if batch:
+        yield tuple(batch)
 
 
 def _part_path(source_name: str, batch: Sequence[InputFile]) -> str:
     return f"cache/inputs/files/{source_name}/{digest_of([_key(file) for file in batch])[:32]}.json"
 
 
-def _digest_batch(store_url: str, source_name: str, batch: Sequence[InputFile]) -> None:
+def _digest_batch(store_url: str, work: tuple[str, Sequence[InputFile]]) -> None:
+    source_name, batch = work
     rows = []
     for file in batch:
         digest, error = _digest(file)
