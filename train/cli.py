@@ -1,0 +1,156 @@
+"""The command `train`: parse, call, print.
+
+Results go to stdout, progress and warnings to stderr. What a person got wrong is one line and exit 2; anything else is
+our bug and keeps its traceback. torch takes seconds to import, so a verb imports what it needs when it runs.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import rich.console
+import typer
+
+from curate.manifest import ManifestError
+from curate.store import Store
+from train.config import ConfigError
+
+if TYPE_CHECKING:
+    from train.loop import Opened
+    from train.run import Run
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Continue the pre-training of a language model on a manifest, and see what it gains and forgets.",
+)
+
+_Manifest = Annotated[str, typer.Option("--manifest", metavar="vN", help="Version to train on.", show_default=False)]
+_Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="PATH|HUB-ID|tiny", help="A folder, a hub id, or a random model of some 1 M parameters.", show_default="tiny"
+    ),
+]
+_Config = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="TOML file with keys of docs/training.md.", show_default="every key's default"),
+]
+_Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key as TOML, over --config. Repeatable.", show_default=False)
+]
+_Out = Annotated[str | None, typer.Option("--out", metavar="NAME", help="Name of the run, a folder under runs/.", show_default="vN-MODEL")]
+_Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint, with the run's own model and config; begin where there is none.")
+]
+_Accept = Annotated[
+    list[str] | None, typer.Option("--accept", metavar="sample", help="Accept a real model on the sample corpus.", show_default=False)
+]
+_Root = Annotated[
+    str, typer.Option("--root", help="Folder or fsspec URL that holds manifests/ and runs/.", show_default="the current folder")
+]
+_Name = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under runs/.", show_default=False)]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+
+
+@app.command("run")
+def run_verb(
+    manifest: _Manifest,
+    model: _Model = None,
+    config: _Config = None,
+    settings: _Settings = None,
+    out: _Out = None,
+    resume: _Resume = False,
+    accept: _Accept = None,
+    root: _Root = ".",
+) -> None:
+    """Train on a manifest for its epochs; evaluate, keep checkpoints, and go on after a crash."""
+    if unknown := [what for what in accept or [] if what != "sample"]:
+        raise ConfigError(f"--accept {unknown[0]!r} is unknown; allowed: sample")
+    import transformers
+
+    from train.loop import open_run, train
+    from train.run import Request, is_finished, prepare
+
+    # Our own bar counts steps; those of transformers, which count files, would break it.
+    transformers.utils.logging.disable_progress_bar()
+    store = Store(root)
+    request = Request(manifest, model, config, tuple(settings or ()), out, resume, tuple(accept or ()))
+    run = prepare(store, request)
+    suffix = "" if root == "." else f" --root {root}"
+    if is_finished(store, run.name):
+        typer.echo(f"run {run.name} is finished: {store.url(run.folder)}\nnext: train report {run.name}{suffix}")
+        return
+    console = rich.console.Console(stderr=True)
+    for warning in run.warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
+    opened = open_run(run)
+    typer.echo(_announce(run, opened))
+    path = train(run, opened, console)
+    typer.echo(f"model: {store.url(path)}\nnext: train report {run.name}{suffix}")
+
+
+@app.command("report")
+def report_verb(run: _Name, as_json: _Json = False, root: _Root = ".") -> None:
+    """Draw a run's curves: a PNG, one self-contained HTML page, and a table of what changed."""
+    from train.report import head, read_report, summary, table, write_report
+
+    store = Store(root)
+    report = read_report(store, run)
+    paths = write_report(store, report)
+    if as_json:
+        typer.echo(json.dumps({**summary(report), "paths": paths}, ensure_ascii=False))
+        return
+    for line in head(report):
+        typer.echo(line)
+    _console().print(table(report))
+    for path in paths:
+        typer.echo(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: exit 0 done, 2 the user's input is wrong, in one line."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (ConfigError, ManifestError) as error:
+        _fail(str(error))
+    except typer.TyperException as error:
+        _fail(f"{error.format_message().rstrip('.')}; see: train -h")
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def _console() -> rich.console.Console:
+    return rich.console.Console() if sys.stdout.isatty() else rich.console.Console(width=160)
+
+
+def _announce(run: "Run", opened: "Opened") -> str:
+    """Say what a run will do, the sample corpus first."""
+    config, plan, manifest = run.config, run.plan, run.manifest
+    stages = [", ".join(f"{part.name} {part.share:.0%}" for part in stage.components) for stage in manifest.stages]
+    from train.model import n_parameters
+    from train.run import sample_warning
+
+    evalset = ", ".join(f"{name} {count:,} documents" for name, count in opened.evalset.n_documents().items())
+    lines = [
+        *([sample_warning(manifest.version)] if manifest.is_sample else []),
+        f"manifest   {manifest.version} ({manifest.info['domain']}), fingerprint {manifest.fingerprint[:16]}",
+        f"mixture    {'; then '.join(stages)}",
+        f"model      {run.base.name}, {n_parameters(opened.model):,} parameters, {str(run.dtype).removeprefix('torch.')} on {run.device}",
+        f"steps      {run.n_steps:,} of {config.global_batch} x {config.seq_len} tokens",
+        f"plan       {len(plan.epochs)} epochs, {plan.n_tokens:,} tokens, {plan.path}",
+        f"evalset    {evalset or 'empty: nothing will be evaluated'}",
+        f"run        {run.store.url(run.folder)}, "
+        + ("from the beginning" if run.state is None else f"from the checkpoint at step {run.state.step:,}"),
+    ]
+    return "\n".join(lines)
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(2)

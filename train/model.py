@@ -1,0 +1,183 @@
+"""The model of a run: a tiny Llama from a seed, or any causal LM of transformers by folder or hub id.
+
+Foreign weights are hostile until shown otherwise: safetensors only, `trust_remote_code` off. A model must come with the
+very tokenizer that the manifest counted with, because token ids of another one are noise to it; that is checked on the
+bytes of tokenizer.json, before the weights are read. Weights are float32 in memory whatever the folder holds.
+
+Shapes: B sequences of a micro-batch, T tokens of a sequence, V entries of the vocabulary.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import huggingface_hub
+import torch
+import transformers
+
+from curate import tokens
+from curate.manifest import Manifest
+from curate.store import Store, file_digest
+from train.config import TINY, ConfigError, TrainConfig
+from train.stream import IGNORED
+
+# What a tokenizer may consist of besides tokenizer.json; copied into each checkpoint as it is.
+_TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Base:
+    """What a run starts from, checked against the manifest. `files` are the tokenizer files of a checkpoint, by name."""
+
+    name: str
+    files: dict[str, bytes]
+    warnings: tuple[str, ...]
+
+
+def find_base(store: Store, manifest: Manifest, name: str) -> Base:
+    """Find the model that --model names and check its tokenizer; reads no weights.
+
+    `name` is "tiny", a folder, or a hub id. Raises ConfigError where it is none of these, or has another tokenizer.
+    """
+    tokenizer_json = store.read_bytes(manifest.tokenizer["path"])
+    if name == TINY:
+        return Base(TINY, {"tokenizer.json": tokenizer_json, "tokenizer_config.json": _plain_tokenizer_config(store, manifest)}, ())
+    path = _model_file(name, "tokenizer.json")
+    if path is None:
+        raise ConfigError(
+            f"model {name!r} has no tokenizer.json, so it cannot be compared with {manifest.version}'s; save its fast tokenizer beside it"
+        )
+    digest, wanted = file_digest(path), manifest.tokenizer["sha256"]
+    if digest != wanted:
+        raise ConfigError(
+            f"model {name!r} has the tokenizer {digest[:16]}, but {manifest.version} has {manifest.tokenizer['name']!r}, {wanted[:16]};"
+            f" build a manifest with [tokenizer] path = {json.dumps(name)} and train on that"
+        )
+    others = {file: found.read_bytes() for file in _TOKENIZER_FILES if (found := _model_file(name, file)) is not None}
+    has_template = "chat_template.jinja" in others or b'"chat_template"' in others.get("tokenizer_config.json", b"")
+    warning = f"{name} has a chat template, so it was tuned to answer; continued pre-training wants the base that it came from"
+    return Base(name, {"tokenizer.json": tokenizer_json, **others}, (warning,) if has_template else ())
+
+
+def load_model(store: Store, manifest: Manifest, base: Base, config: TrainConfig) -> torch.nn.Module:
+    """Make the tiny model from the config's seed, or read the weights of a real one. Raises ConfigError where it cannot take the tokens."""
+    n_entries = tokens.load_tokenizer(store, manifest.tokenizer).get_vocab_size()
+    if base.name == TINY:
+        before, after = tokens.separators(store, manifest.tokenizer)
+        return _tiny(n_entries, config, bos=(before or after)[-1], eos=(after or before)[-1])
+    model = read_model(base.name)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < n_entries:
+        raise ConfigError(f"model {base.name!r} embeds {rows} tokens, its tokenizer has {n_entries}; resize the model's embeddings first")
+    if config.seq_len > getattr(model.config, "max_position_embeddings", config.seq_len):
+        raise ConfigError(
+            f"seq_len {config.seq_len} is more than {base.name!r} takes; set it to at most {model.config.max_position_embeddings}"
+        )
+    owned: torch.nn.Module = model
+    return owned
+
+
+def read_model(name: str) -> Any:
+    """Read a causal LM as float32 from a folder or the hub: safetensors only, no code of its own.
+
+    Weights are copied out of the file's memory map: kernels may round by alignment, and a resumed run must round alike.
+    """
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {name!r} cannot be read as a causal LM with safetensors: {_first_line(error)}") from None
+    for param in model.parameters():
+        param.data = param.data.clone()
+    return model
+
+
+def token_nll(model: torch.nn.Module, inputs_BT: torch.Tensor, labels_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Give the negative log-likelihood of each label under the model, in nats; 0 where the label is IGNORED.
+
+    The label of a place is what follows the input there. Matrix products are in `dtype`, the loss is in float32.
+    """
+    with torch.autocast(inputs_BT.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits_BTV = model(input_ids=inputs_BT, use_cache=False).logits
+    flat = torch.nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none")
+    return flat.view_as(labels_BT)
+
+
+def n_parameters(model: torch.nn.Module) -> int:
+    """Count parameters; tied ones once."""
+    return sum(param.numel() for param in model.parameters())
+
+
+def find_device(choice: str) -> torch.device:
+    """Resolve `auto`: the first CUDA device where there is one. Raises ConfigError for a device that is not there."""
+    if choice == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if choice.startswith("cuda") and (not torch.cuda.is_available() or (torch.device(choice).index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(
+            f"device {choice!r} is not on this machine; it has {torch.cuda.device_count()} CUDA devices. Set device to auto or cpu"
+        )
+    return torch.device(choice)
+
+
+def find_dtype(choice: str, device: torch.device) -> torch.dtype:
+    """Resolve `auto`: bfloat16 where a CUDA device computes it natively, else float32."""
+    if choice == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if choice == "bfloat16" else torch.float32
+
+
+def _tiny(n_entries: int, config: TrainConfig, *, bos: int, eos: int) -> torch.nn.Module:
+    """Some 0.8 M parameters in four layers, besides the embeddings, which are tied."""
+    torch.manual_seed(config.seed)
+    shape = transformers.LlamaConfig(
+        vocab_size=n_entries,
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        max_position_embeddings=config.seq_len,
+        tie_word_embeddings=True,
+        bos_token_id=bos,
+        eos_token_id=eos,
+    )
+    model: torch.nn.Module = transformers.LlamaForCausalLM(shape)
+    return model
+
+
+def _plain_tokenizer_config(store: Store, manifest: Manifest) -> bytes:
+    tokenizer = tokens.load_tokenizer(store, manifest.tokenizer)
+    before, after = tokens.separators(store, manifest.tokenizer)
+    roles: Sequence[tuple[str, list[int]]] = [("bos_token", before), ("eos_token", after)]
+    named = {role: tokenizer.id_to_token(ids[-1]) for role, ids in roles if ids}
+    return json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}, indent=2).encode()
+
+
+def _model_file(name: str, file: str) -> pathlib.Path | None:
+    """Give a file of a model, fetched from the hub where `name` is no folder; None where the model has no such file."""
+    if os.path.isdir(name):
+        path = pathlib.Path(name, file)
+        return path if path.is_file() else None
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(name, file))
+    except huggingface_hub.errors.RemoteEntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        # A copy in the hub's cache may lack a file that the model never had; only the tokenizer has to be there.
+        if isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError) and file != "tokenizer.json":
+            return None
+        raise ConfigError(
+            f"model {name!r} is not {TINY!r}, not a folder here, and the hub does not give it: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
