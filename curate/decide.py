@@ -129,6 +129,8 @@ SELECT row_id, row_number() OVER (PARTITION BY component ORDER BY hash_key('pool
 FROM passed WHERE component <> {domain}
 """
 
+# The domain takes the longest prefix that fits. A replay pool is covered: a draw cuts its last document, so the row that
+# crosses the budget is in, or a component of long documents with a small share would be empty.
 _CUT = """
 CREATE OR REPLACE TABLE cut AS
 WITH budgets(component, budget) AS (VALUES {budgets}),
@@ -142,12 +144,13 @@ ratios AS (SELECT source, sum(n_counted)::DOUBLE / sum(n_bytes) AS ratio FROM co
 sized AS (
     SELECT counted.*, coalesce(n_counted, ceil(n_bytes * coalesce(ratio, {tokens_per_byte})))::BIGINT AS n_estimated
     FROM counted LEFT JOIN ratios USING (source)
+),
+placed AS (
+    SELECT *, sum(n_estimated) OVER (PARTITION BY component, rank IS NULL ORDER BY rank)::BIGINT - n_estimated AS n_before FROM sized
 )
-SELECT row_id, rank, n_counted, budget, is_holdout,
-    CASE WHEN rank IS NOT NULL
-        THEN sum(n_estimated) OVER (PARTITION BY component, rank IS NULL ORDER BY rank) END::BIGINT AS n_upto,
-    n_estimated
-FROM sized LEFT JOIN budgets USING (component)
+SELECT row_id, rank, n_counted, is_holdout, n_before, budget,
+    CASE WHEN component = {domain} THEN n_before + n_estimated <= budget ELSE n_before < budget END AS is_within
+FROM placed LEFT JOIN budgets USING (component)
 """
 
 # A row needs its count where the budget is not surely full before it; 5 % more than the estimate asks for, so that the
@@ -157,7 +160,7 @@ SELECT doc_id, min(place).shard AS shard, min(place)."row" AS "row", any_value(n
 FROM (
     SELECT doc_id, n_bytes, masks, {'shard': shard, 'row': "row"} AS place
     FROM kept JOIN cut USING (row_id)
-    WHERE n_counted IS NULL AND (cut.is_holdout OR n_upto - n_estimated <= budget * 1.05)
+    WHERE n_counted IS NULL AND (cut.is_holdout OR n_before <= budget * 1.05)
 )
 GROUP BY doc_id, masks_key(masks), masks::VARCHAR ORDER BY shard, "row"
 """
@@ -167,7 +170,7 @@ CREATE OR REPLACE TABLE decided AS
 WITH final AS (
     SELECT kept.* EXCLUDE (keeper), cut.rank, keeper, rule_reason IS NULL AS is_eligible,
         coalesce(early_reason,
-            CASE WHEN kept.is_holdout THEN NULL WHEN keeper <> row_id THEN 'duplicate.exact' WHEN n_upto > budget THEN 'budget' END
+            CASE WHEN kept.is_holdout THEN NULL WHEN keeper <> row_id THEN 'duplicate.exact' WHEN NOT is_within THEN 'budget' END
         ) AS reason,
         CASE WHEN keeper <> row_id THEN keeper END AS dup_of,
         CASE WHEN keeper <> row_id THEN 'exact' END AS dup_kind,

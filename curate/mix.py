@@ -25,8 +25,8 @@ def epoch_tokens(recipe: Recipe) -> dict[str, int]:
 
 
 def pool_budgets(recipe: Recipe) -> dict[str, int]:
-    """Say how many tokens each component's pool may hold: the selection's budget for the domain; for replay what all
-    epochs draw, so that a dynamic redraw meets new text and no more is tokenised than can be read."""
+    """Say how many tokens each component's pool is to hold: the selection's budget for the domain; for replay what all
+    epochs draw, so that a dynamic redraw meets new text and hardly more is tokenised than can be read."""
     draws = recipe.mix.epochs if recipe.mix.redraw == "dynamic" else 1
     budgets = {name: tokens * draws for name, tokens in epoch_tokens(recipe).items()}
     return {**budgets, DOMAIN_COMPONENT: recipe.select.budget_tokens}

@@ -4,6 +4,7 @@ Tables are merged key by key, the nearer one winning, before anything is checked
 half of one mixture and half of another is no mixture.
 """
 
+import copy
 import importlib.resources
 import pathlib
 import tempfile
@@ -124,7 +125,7 @@ def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(below.get(key), dict) and key != "shares":
             _lay_over(below[key], value)
         else:
-            below[key] = value
+            below[key] = copy.deepcopy(value)
 
 
 def _nested(keys: list[str], value: Any) -> dict[str, Any]:

@@ -188,6 +188,12 @@ class Store:
             os.rename(path, target)
             _sync_dir(target.parent)
 
+    def remove(self, rel: str) -> None:
+        """Remove a file, or a folder with all that is in it; nothing happens where there is none."""
+        full = self._full(rel)
+        if self.fs.exists(full):
+            self.fs.rm(full, recursive=True)
+
     def sweep(self) -> None:
         """Remove what processes of this machine that are gone left in the scratch folder."""
         if not self.is_local:

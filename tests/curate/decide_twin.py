@@ -48,6 +48,7 @@ def decide_twin(
         )
         used = 0
         for rank, row in enumerate(ranked, 1):
-            used += n_tokens[row["doc_id"]]
-            out[row["row_id"]] = ("train", None, rank, None) if used <= budget else ("dropped", "budget", rank, None)
+            before, used = used, used + n_tokens[row["doc_id"]]
+            is_within = used <= budget if component == "domain" else before < budget
+            out[row["row_id"]] = ("train", None, rank, None) if is_within else ("dropped", "budget", rank, None)
     return out

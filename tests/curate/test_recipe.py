@@ -46,7 +46,8 @@ def test_without_sources_the_shipped_domain_reads_the_sample(store):
     assert recipe.is_sample
     assert {source.role for source in recipe.sources} == {"candidate", "reference", "background", "replay", "benchmark"}
     assert recipe.select.budget_tokens == 300_000
-    assert read_recipe(store, domain="medical", settings=["select.budget_tokens=5000"]).select.budget_tokens == 5000
+    given = read_recipe(store, domain="medical", settings=["select.budget_tokens=5000", "tokenizer.vocab_size=600"])
+    assert (given.select.budget_tokens, given.tokenizer.vocab_size) == (5000, 600)
 
 
 def test_a_source_on_the_command_line_is_a_candidate(store):

@@ -81,6 +81,10 @@ def test_a_folder_moves_whole(store):
         (path / "sub" / "x").write_bytes(b"1")
         store.adopt_dir(path, "runs/r/checkpoints/step-1")
     assert store.read_bytes("runs/r/checkpoints/step-1/sub/x") == b"1"
+    store.remove("runs/r/checkpoints/step-1/sub/x")
+    store.remove("runs/r")
+    store.remove("runs/r")
+    assert store.files("runs") == []
 
 
 def test_sweep_takes_what_dead_processes_left_and_nothing_else(tmp_path):
