@@ -21,10 +21,10 @@ demo: $(READY)  ## build a manifest from the embedded sample, query it, train on
 	$(BIN)/train report demo --root demo
 
 test: $(READY)  ## the tests that need nothing but this repository
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-all: $(READY)  ## also the tests on real text (../shared/corpora) and the slow ones
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -n auto --dist loadscope -m "not gpu"
 
 faults: $(READY)  ## kill builds and runs at N seeded moments each, run again, compare digests
 	FAULTS=$(N) $(BIN)/pytest -m slow tests/test_faults.py
