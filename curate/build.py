@@ -121,6 +121,7 @@ def _decide(
     corpus.load_counts(store, connection, tokenizer)
     if frozen is not None:
         _count(store, connection, tokenizer, _uncounted(connection, frozen), run)
+    sys.stderr.write("decide\n")
     while (wanted := decide(connection, recipe)) is not None:
         _count(store, connection, tokenizer, wanted.rows, run)
 

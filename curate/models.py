@@ -7,6 +7,7 @@ every later version use the same one until `--refit tokenizer`.
 import hashlib
 import json
 import pathlib
+import sys
 from typing import Any
 
 import duckdb
@@ -34,6 +35,7 @@ def _pinned(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe,
     pin = f"models/pins/{recipe.domain}.tokenizer.json"
     if not refit and store.exists(pin):
         return dict(store.read_json(pin))
+    sys.stderr.write(f"tokenizer: fitting a byte-level BPE of {recipe.tokenizer.vocab_size:,} entries\n")
     data = tokens.fit_tokenizer(_fit_texts(store, connection, recipe), recipe.tokenizer.vocab_size)
     info = _keep(store, data, name=f"{recipe.domain}-bpe", extra={})
     if refit:

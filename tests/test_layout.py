@@ -51,21 +51,32 @@ def test_what_training_shares_brings_no_decision_with_it():
     assert set(found) == _SHARED
 
 
-def test_curate_runs_without_torch():
+def _without_the_extra(*arguments: str) -> subprocess.CompletedProcess[str]:
     code = (
-        "import sys\n"
+        "import importlib, sys\n"
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in ('torch', 'transformers', 'matplotlib', 'safetensors'):\n"
-        "            raise ImportError(name)\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "from curate.cli import main\n"
-        "sys.argv = ['curate', '--help']\n"
+        "main = importlib.import_module(sys.argv[1] + '.cli').main\n"
+        "sys.argv = sys.argv[1:]\n"
         "main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=_ROOT)
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=_ROOT)
+
+
+def test_curate_runs_without_torch():
+    done = _without_the_extra("curate", "--help")
     assert done.returncode == 0, done.stderr
     assert "build" in done.stdout
+
+
+def test_train_without_torch_says_what_to_install():
+    done = _without_the_extra("train", "run", "--manifest", "v1")
+    assert done.returncode == 2
+    assert "pip install '.[train]' torch==2.13.0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from train.loop import Opened
     from train.run import Run
 
+_EXTRA = ("torch", "transformers", "safetensors", "matplotlib")
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=False,
@@ -120,6 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see: train -h")
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        _fail(f"training needs {error.name}, which is not installed; install the extra: pip install '.[train]' torch==2.13.0")
     except typer.Abort:
         sys.exit(130)
     sys.exit(code or 0)

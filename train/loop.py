@@ -165,7 +165,10 @@ def _evaluate(run: Run, opened: Opened, forward: Any, state: State, journal: Jou
     journal.write_scores(state, scores, opened.evalset.documents.append_column("nats", pa.array(nats)))
     shown = ", ".join(f"{each.component} {each.bpb:.4f}" + (f" +- {each.se:.4f}" if each.se is not None else "") for each in scores)
     console.print(
-        f"step {state.step:,} of {run.n_steps:,}: bits per byte {shown or '(the evalset is empty)'}", highlight=False, markup=False
+        f"step {state.step:,} of {run.n_steps:,}: bits per byte {shown or '(the evalset is empty)'}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

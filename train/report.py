@@ -279,6 +279,7 @@ p { margin: 0.25rem 0; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.3rem 1.2rem 0.3rem 0; border-bottom: 1px solid var(--faint); overflow-wrap: anywhere; }
+th { white-space: nowrap; }
 td:first-child { min-width: 7rem; }
 img { width: 100%; height: auto; margin: 0.75rem 0; }
 </style>

@@ -277,6 +277,16 @@ def test_too_much_quarantine_stops_the_build_and_a_little_does_not(tmp_path):
     assert manifest.versions(Store(str(tmp_path / "root"))) == ["v1"]
 
 
+def test_exit_1_above_the_stated_share_in_one_line(tmp_path):
+    recipe = write_corpus(tmp_path, formats=("jsonl",))
+    with open(tmp_path / "data/papers/part-0.jsonl", "ab") as file:
+        file.write(b"{broken\n" * 30)
+    done = _curate("build", "--recipe", recipe, "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "are quarantined, more than the 1.00% allowed" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "manifests").exists()
+
+
 def test_a_wholly_unreadable_source_stops_the_build(tmp_path):
     recipe = write_corpus(tmp_path, formats=("jsonl",))
     for path in (tmp_path / "data/web").iterdir():

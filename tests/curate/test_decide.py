@@ -12,6 +12,7 @@ from curate.decide import decide, holdout_bound
 from curate.manifest import COLUMNS, MACROS
 from curate.mix import pool_budgets
 from curate.recipe import DomainError, Mix, Recipe, Select, Source
+from curate.tokens import mask_key
 from filters import FAMILIES, family
 from tests.curate.decide_twin import decide_twin
 
@@ -164,6 +165,22 @@ def test_a_rule_that_is_off_and_a_null_signal_drop_nothing() -> None:
     connection.execute("UPDATE rows SET gopher_quality = NULL WHERE row_id = 'r001'")
     _settle(connection, _recipe(), {"d001": 5, "d002": 5})
     assert _decided(connection)["r001"][1] is None
+
+
+def test_a_count_is_a_count_under_the_masks_of_the_row() -> None:
+    connection = _connection([_row(1), _row(2)])
+    connection.execute("UPDATE rows SET masks = [{'start': 0, 'end': 4, 'kind': 'email'}] WHERE row_id = 'r001'")
+    connection.execute("INSERT INTO counts VALUES ('d001', '', 9), ('d002', '', 9)")
+    wanted = decide(connection, _recipe())
+    assert wanted is not None
+    masks = [{"start": 0, "end": 4, "kind": "email"}]
+    assert wanted.rows.select(["doc_id", "masks"]).to_pylist() == [{"doc_id": "d001", "masks": masks}]
+    connection.execute("INSERT INTO counts VALUES ('d001', ?, 5)", [mask_key(masks)])
+    assert decide(connection, _recipe()) is None
+    assert connection.execute("SELECT row_id, n_tokens, masks FROM decided ORDER BY row_id").fetchall() == [
+        ("r001", 5, masks),
+        ("r002", 9, []),
+    ]
 
 
 def test_texts_of_the_evalset_that_is_taken_over_are_never_trained_on() -> None:
