@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curate import annotate, connect, executor, manifest, models, report
+from curate import annotate, executor, manifest, models, report, sql
 from curate.build import CheckFailed, build
-from curate.connect import QueryError
 from curate.executor import WorkerDied
 from curate.manifest import ManifestError
 from curate.recipe import DomainError
 from curate.recipe_file import read_recipe
 from curate.sample import make_sample
+from curate.sql import QueryError
 from curate.store import Store
 from curate.verify import verify
 
@@ -125,8 +125,8 @@ def sql_command(
 
     Example: curate sql "SELECT reason, count(*) AS n FROM manifest GROUP BY ALL ORDER BY n DESC"
     """
-    connection = connect.connect(root, version)
-    table = connect.select(connection, query)
+    connection = sql.connect(root, version)
+    table = sql.select(connection, query)
     if as_json:
         for row in table.to_pylist():
             sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")

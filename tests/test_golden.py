@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from curate import manifest
-from curate.connect import connect, select
+from curate.sql import connect, select
 from curate.store import Store
 from curate.verify import verify
 

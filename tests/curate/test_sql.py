@@ -4,11 +4,12 @@ import pathlib
 
 import pytest
 
+import curate
 from curate import executor
 from curate.build import build
-from curate.connect import QueryError, connect, select
 from curate.manifest import load, rows
 from curate.recipe_file import read_recipe
+from curate.sql import QueryError, connect, select
 from curate.store import Store
 from tests.curate.corpora import write_corpus
 
@@ -86,6 +87,12 @@ def test_nothing_but_one_select_over_the_root(root, query):
         select(connection, query.format(root=root))
     assert "\n" not in str(error.value)
     assert not (root / "x.csv").exists()
+
+
+def test_the_package_opens_a_root():
+    assert curate.connect is connect
+    with pytest.raises(AttributeError):
+        _ = curate.conect
 
 
 def test_files_of_the_root_can_be_read(root):
