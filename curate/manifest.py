@@ -143,13 +143,40 @@ def load(store: Store, version: str) -> Manifest:
     return Manifest(version, info)
 
 
+def part_paths(store: Store, manifest: Manifest, split: str = "") -> list[str]:
+    """List the parts of a version, or of one split of it. Raises ManifestError where one is missing."""
+    paths = [f"manifests/{manifest.version}/{part['path']}" for part in manifest.info["parts"] if part["path"].startswith(split)]
+    for path in paths:
+        if not store.exists(path):
+            raise ManifestError(f"{path} is missing; restore it, or build again; curate verify {manifest.version} checks all of it")
+    return paths
+
+
 def rows(store: Store, manifest: Manifest, split: str, columns: list[str] | None = None) -> pa.Table:
     """Read the rows of a split, sorted by row_id. The index of a row of split train here is its ordinal."""
-    parts = [part["path"] for part in manifest.info["parts"] if part["path"].startswith(f"{split}/")]
-    missing = [part for part in parts if not store.exists(f"manifests/{manifest.version}/{part}")]
-    if missing:
-        raise ManifestError(f"manifests/{manifest.version}/{missing[0]} is missing; restore it, or run: curate verify {manifest.version}")
-    return pa.concat_tables([store.read_table(f"manifests/{manifest.version}/{part}", columns) for part in parts])
+    try:
+        return pa.concat_tables([store.read_table(path, columns) for path in part_paths(store, manifest, f"{split}/")])
+    except (OSError, pa.ArrowException) as error:
+        why = " ".join(str(error).split())
+        raise ManifestError(
+            f"a part of {manifest.version}/{split} is damaged ({why}); curate verify {manifest.version} says which"
+        ) from None
+
+
+def attach(store: Store, manifest: Manifest, name: str) -> duckdb.DuckDBPyConnection:
+    """Open a connection with the macros and a view of all rows of a version. Raises ManifestError where they cannot be read."""
+    urls = ", ".join("'" + store.url(path).replace("'", "''") + "'" for path in part_paths(store, manifest))
+    connection = duckdb.connect()
+    if not store.is_local:
+        connection.register_filesystem(store.fs)
+    connection.execute(MACROS)
+    columns = ", ".join(f'"{column}"' for column in COLUMNS)
+    try:
+        connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet([{urls}])")
+    except duckdb.Error as error:
+        why = " ".join(str(error).split())
+        raise ManifestError(f"a part of {manifest.version} is damaged ({why}); curate verify {manifest.version} says which") from None
+    return connection
 
 
 def draw(store: Store, manifest: Manifest, *, stage: int, component: str, epoch: int) -> pa.Table:

@@ -88,7 +88,11 @@ def _load_file(store: Store, file: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(known_domains(store))
         raise DomainError(f"recipe file {file!r} not found; give the path of a TOML file, or --domain with one of: {known}")
-    return _parse(store, path.read_text(), where=file, base=str(path.resolve().parent), name=path.stem, seen=())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DomainError(f"recipe file {file!r} is not UTF-8 text; give the path of a TOML file") from None
+    return _parse(store, text, where=file, base=str(path.resolve().parent), name=path.stem, seen=())
 
 
 def _parse(store: Store, text: str, *, where: str, base: str, name: str, seen: tuple[str, ...]) -> dict[str, Any]:

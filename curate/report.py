@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curate.manifest import Manifest
+from curate.manifest import Manifest, attach
 from curate.store import Store
 
 SAMPLE_NOTE = "SAMPLE CORPUS: made from templates by `curate make-sample`, to try the commands on; nothing learnt from it means anything"
@@ -27,11 +27,7 @@ def funnel(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 def summary(store: Store, manifest: Manifest) -> dict[str, Any]:
     """Gather what `curate show` prints, as plain values."""
     info = manifest.info
-    connection = duckdb.connect()
-    if not store.is_local:
-        connection.register_filesystem(store.fs)
-    paths = [store.url(f"manifests/{manifest.version}/{part['path']}") for part in info["parts"]]
-    connection.execute("CREATE TABLE m AS SELECT source, split, reason, n_bytes, n_tokens FROM read_parquet(?)", [paths])
+    connection = attach(store, manifest, "m")
     sources = connection.sql(_SOURCES).to_arrow_table().to_pylist()
     for row in sources:
         row["quarantined"] = info["inputs"][row["source"]]["n_quarantined"]

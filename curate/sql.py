@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from curate.annotate import schema_of, signals_path
-from curate.manifest import COLUMNS, MACROS, Manifest, load, versions
+from curate.manifest import Manifest, attach, load, versions
 from curate.store import Store
 from filters import FAMILIES, family
 
@@ -29,10 +29,7 @@ def connect(root: str, version: str | None = None) -> duckdb.DuckDBPyConnection:
     store = Store(root)
     known = versions(store)
     chosen = load(store, version or (known[-1] if known else "v1"))
-    connection = duckdb.connect()
-    if not store.is_local:
-        connection.register_filesystem(store.fs)
-    connection.execute(MACROS)
+    connection = attach(store, chosen, "manifest")
     _views(store, connection, chosen)
     _records(store, connection, known)
     connection.execute(f"SET allowed_directories = {_list(_own_folders(store))}")
@@ -63,8 +60,6 @@ def _own_folders(store: Store) -> list[str]:
 
 
 def _views(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest) -> None:
-    parts = [store.url(f"manifests/{chosen.version}/{part['path']}") for part in chosen.info["parts"]]
-    connection.execute(f"CREATE VIEW manifest AS SELECT {', '.join(_name(column) for column in COLUMNS)} FROM read_parquet({_list(parts)})")
     shards = {shard["path"]: source for source, entry in chosen.info["inputs"].items() for shard in entry["shards"]}
     connection.execute("CREATE TABLE shards (shard VARCHAR, file VARCHAR, source VARCHAR)")
     connection.executemany(

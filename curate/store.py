@@ -155,7 +155,7 @@ class Store:
         """Lend a path for one file or folder, on the root's own disk where that is local; removed unless adopted."""
         folder = pathlib.Path(self._full(_SCRATCH_DIR)) if self.is_local else pathlib.Path(tempfile.gettempdir())
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{socket.gethostname()}-{os.getpid()}-{next(_counter)}"
+        path = folder / f"{_machine()}-{os.getpid()}-{next(_counter)}"
         try:
             yield path
         finally:
@@ -198,7 +198,7 @@ class Store:
         """Remove what processes of this machine that are gone left in the scratch folder."""
         if not self.is_local:
             return
-        for path in pathlib.Path(self._full(_SCRATCH_DIR)).glob(f"{socket.gethostname()}-*-*"):
+        for path in pathlib.Path(self._full(_SCRATCH_DIR)).glob(f"{_machine()}-*-*"):
             if not _is_alive(int(path.name.rsplit("-", 2)[1])):
                 _remove(path)
 
@@ -260,6 +260,12 @@ def _remove(path: pathlib.Path) -> None:
         path.rmdir()
     else:
         path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Name this machine, and where it has them the process numbers' namespace: in two containers one number is two processes."""
+    namespace = pathlib.Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}-{namespace.stat().st_ino if namespace.exists() else 0}"
 
 
 def _is_alive(pid: int) -> bool:

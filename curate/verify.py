@@ -8,12 +8,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import evalset, manifest, tokens
-from curate.manifest import MACROS, SPLITS, Manifest
+from curate.manifest import SPLITS, Manifest
 from curate.normalise import doc_ids
 from curate.store import Store
 
@@ -48,7 +47,7 @@ def _check_parts(store: Store, version: Manifest) -> Iterator[str]:
 
 
 def _check_rows(store: Store, version: Manifest) -> Iterator[str]:
-    connection = _attach(store, version)
+    connection = manifest.attach(store, version, "published")
     for name, value in manifest.compute_digests(connection, "published", version.info).items():
         if value != version.info[name]:
             yield f"{name} of {version.version} is {value[:16]} by its rows and manifest.json, but {version.info[name][:16]} is recorded"
@@ -73,7 +72,7 @@ def _check_leaks(store: Store, version: Manifest) -> Iterator[str]:
     table, fault = _try(lambda: manifest.evalset(store, version))
     if fault:
         return  # said by _check_evalset
-    connection = _attach(store, version)
+    connection = manifest.attach(store, version, "published")
     connection.register("exam", table)
     if count := connection.execute(_EXAM_LEAKS).fetchall()[0][0]:
         yield f"{count} rows of split train share a text or a group with the evalset"
@@ -103,7 +102,8 @@ def _check_shard(store: Store, path: str) -> Iterator[str]:
 
 
 def _check_places(store: Store, version: Manifest) -> Iterator[str]:
-    connection = _attach(store, version)
+    connection = manifest.attach(store, version, "published")
+    connection.execute('CREATE TABLE corpus_rows (shard VARCHAR, "row" INTEGER, row_key VARCHAR, doc_id VARCHAR)')
     for path in _shards(version, decided=True):
         connection.register("here", store.read_table(path, ["row_key", "doc_id"]))
         connection.execute(_SHARD_ROWS, [path.removeprefix("corpus/")])
@@ -134,19 +134,6 @@ def _check_segments(store: Store, version: Manifest) -> tuple[list[str], list[st
 def _shards(version: Manifest, *, decided: bool = False) -> list[str]:
     entries = [entry for entry in version.info["inputs"].values() if not decided or entry["holdout_share"] is not None]
     return [shard["path"] for entry in entries for shard in entry["shards"]]
-
-
-def _attach(store: Store, version: Manifest) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    if not store.is_local:
-        connection.register_filesystem(store.fs)
-    connection.execute(MACROS)
-    paths = ", ".join(
-        "'" + store.url(f"manifests/{version.version}/{part['path']}").replace("'", "''") + "'" for part in version.info["parts"]
-    )
-    connection.execute(f"CREATE VIEW published AS SELECT * FROM read_parquet([{paths}])")
-    connection.execute('CREATE TABLE corpus_rows (shard VARCHAR, "row" INTEGER, row_key VARCHAR, doc_id VARCHAR)')
-    return connection
 
 
 def _try(call: Callable[[], Any]) -> tuple[Any, str]:

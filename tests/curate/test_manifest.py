@@ -137,6 +137,12 @@ def test_damage_is_told_in_one_line(store):
     Path(store.url("manifests/v1/train/part-00000.parquet")).unlink()
     with pytest.raises(ManifestError, match="is missing"):
         manifest.rows(store, loaded, "train")
+    with pytest.raises(ManifestError, match="is missing"):
+        manifest.attach(store, loaded, "m")
+    store.write_bytes("manifests/v1/train/part-00000.parquet", b"PAR1 and no more")
+    for read in (lambda: manifest.rows(store, loaded, "train"), lambda: manifest.attach(store, loaded, "m")):
+        with pytest.raises(ManifestError, match="is damaged"):
+            read()
     store.write_bytes("manifests/v1/manifest.json", b"{")
     with pytest.raises(ManifestError, match="damaged"):
         manifest.load(store, "v1")

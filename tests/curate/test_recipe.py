@@ -133,6 +133,12 @@ def test_mistakes_are_refused_with_what_is_allowed(store, old, new, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_recipe_that_is_no_text_is_refused(store):
+    store.write_bytes("recipe.toml", b"\xff\xfe")
+    with pytest.raises(DomainError, match="is not UTF-8 text"):
+        read_recipe(store, file=store.url("recipe.toml"))
+
+
 def test_domains_that_extend_each_other_are_refused(store):
     store.write_bytes("domains/a.toml", b'extends = "b"')
     store.write_bytes("domains/b.toml", b'extends = "a"')
