@@ -32,8 +32,8 @@ faults: $(READY)  ## kill builds and runs at N seeded moments each, run again, c
 bench: $(READY)  ## every bench on a small input; fails on a wrong result, never on a time
 	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done
 
-bench-full: $(READY)  ## one bench at its full size: make bench-full NAME=rules
-	$(BIN)/python bench/$(NAME).py --full
+bench-full: $(READY)  ## one bench at its full size: make bench-full NAME=rules [ARGS=...]
+	$(BIN)/python bench/$(NAME).py --full $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

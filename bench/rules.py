@@ -1,6 +1,6 @@
 """How fast are `statistics` and `gopher_quality`, beside a compiled regular expression that only finds the words?
 
-    python -m bench.rules [--parquet PATH | --jsonl PATH] [--column text] [--max-mb 30]
+    python bench/rules.py [--parquet PATH | --jsonl PATH] [--column text] [--max-mb 30 | --full]
 
 One process, one thread. Both sides get the same texts in the form that suits them (Arrow array, list of str) and take turns after
 a run that warms them up; the table shows medians. Without a path, generated text is used. Fails when our character counts differ
@@ -33,7 +33,7 @@ _N_GENERATED_DOCS = 8000
 
 def main() -> int:
     args = _parse_args()
-    texts = _up_to(_texts(args), args.max_mb * 1_000_000)
+    texts = _up_to(_texts(args), sys.maxsize if args.full else args.max_mb * 1_000_000)
     column = pa.array(texts, pa.large_string())
     if _n_chars(column) != [len(text) for text in texts]:
         print("n_chars differs from Python's len", file=sys.stderr)
@@ -57,6 +57,7 @@ def _parse_args() -> argparse.Namespace:
     source.add_argument("--jsonl", metavar="PATH", help="a JSON Lines file, plain, .gz or .zst")
     parser.add_argument("--column", default="text", help="the column or field of the text (default: text)")
     parser.add_argument("--max-mb", type=int, default=30, help="stop reading after this much text in MB (default: 30)")
+    parser.add_argument("--full", action="store_true", help="all of the file, or ten times as much generated text")
     return parser.parse_args()
 
 
@@ -68,13 +69,13 @@ def _texts(args: argparse.Namespace) -> Iterator[str]:
         with io.BufferedReader(pa.input_stream(args.jsonl)) as rows:
             yield from (json.loads(row)[args.column] or "" for row in rows)
     else:
-        yield from _generated_texts(random.Random(0))
+        yield from _generated_texts(random.Random(0), _N_GENERATED_DOCS * (10 if args.full else 1))
 
 
-def _generated_texts(rng: random.Random) -> Iterator[str]:
+def _generated_texts(rng: random.Random, n_docs: int) -> Iterator[str]:
     letters = "etaoinshrdlucmfwygpbvk\u00e9\u00fc"
     vocabulary = ["".join(rng.choices(letters, k=rng.randint(1, 12))) for _ in range(20_000)] + ["the", "of", "and", "to"] * 500
-    for _ in range(_N_GENERATED_DOCS):
+    for _ in range(n_docs):
         sentences = (" ".join(rng.choices(vocabulary, k=rng.randint(3, 25))) for _ in range(rng.randint(1, 30)))
         yield "".join(sentence + rng.choice((". ", ".\n", "...\n", "\n- ")) for sentence in sentences)
 

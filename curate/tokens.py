@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -52,14 +51,11 @@ class Separators:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counting:
-    """Work for one process: documents by place in the corpus, together some 32 MB of text."""
+    """Work for one process: documents (doc_id, shard, row, n_bytes, masks), together some 32 MB of text."""
 
     store_url: str
     tokenizer: Mapping[str, Any]
-    shards: tuple[str, ...]
-    rows: tuple[tuple[int, ...], ...]
-    doc_ids: tuple[tuple[str, ...], ...]
-    masks: tuple[tuple[tuple[Mask, ...], ...], ...]
+    rows: pa.Table
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,43 +197,33 @@ def mask_key(masks: Sequence[Mask]) -> str:
 
 def split_work(store: Store, tokenizer: Mapping[str, Any], wanted: pa.Table) -> list[Counting]:
     """Cut a table (doc_id, shard, row, n_bytes, masks; sorted by shard and row) into work of some 32 MB of text each."""
-    work = []
-    ends = np.cumsum(wanted["n_bytes"].to_numpy()) // _TEXT_BYTES_PER_SEGMENT
-    for first, last in itertools.pairwise([*np.flatnonzero(np.diff(ends, prepend=-1)), wanted.num_rows]):
-        piece = wanted.slice(int(first), int(last - first))
-        shards = piece["shard"].to_pylist()
-        starts = [index for index, shard in enumerate(shards) if index == 0 or shard != shards[index - 1]]
-        spans = list(itertools.pairwise([*starts, len(shards)]))
-        columns = {name: piece[name].to_pylist() for name in ("row", "doc_id", "masks")}
-        cut = {name: tuple(tuple(values[a:b]) for a, b in spans) for name, values in columns.items()}
-        masks = tuple(tuple(tuple(mask or ()) for mask in part) for part in cut["masks"])
-        work.append(Counting(store.url(), tokenizer, tuple(shards[a] for a, _ in spans), cut["row"], cut["doc_id"], masks))
-    return work
+    numbers = np.cumsum(wanted["n_bytes"].to_numpy()) // _TEXT_BYTES_PER_SEGMENT
+    cuts = [int(at) for at in np.flatnonzero(np.diff(numbers, prepend=-1))]
+    # Taken, not sliced: a slice would carry the whole table to each process.
+    return [
+        Counting(store.url(), tokenizer, wanted.take(np.arange(first, last)))
+        for first, last in itertools.pairwise([*cuts, wanted.num_rows])
+    ]
 
 
 def count(work: Counting) -> None:
     """Tokenise documents and write them as one segment with its index; the result depends on the work alone."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     store = Store(work.store_url)
     tokenizer = load_tokenizer(store, work.tokenizer)
     around = find_separators(tokenizer, work.tokenizer["separator"], work.tokenizer)
-    ids: list[list[int]] = []
-    no_loss: list[list[dict[str, int]]] = []
-    doc_ids: list[str] = []
-    keys: list[str] = []
-    for shard, rows, names, masks in zip(work.shards, work.rows, work.doc_ids, work.masks, strict=True):
-        texts = store.read_rows(f"corpus/{shard}", rows, ["text"])["text"].to_pylist()
-        for document, spans in encode(tokenizer, texts, masks, around):
-            ids.append(document)
-            no_loss.append(spans)
-        doc_ids += names
-        keys += [mask_key(mask) for mask in masks]
     dtype = _dtype(tokenizer.get_vocab_size())
-    lengths = np.array([len(document) for document in ids], dtype=np.int64)
-    flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=dtype, count=int(lengths.sum()))
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    index = pa.table([doc_ids, keys, offsets, lengths.astype(np.int32), pa.array(no_loss, _SPANS)], schema=_INDEX)
-    _write_segment(store, segments_dir(work.tokenizer), flat, index)
+    flat: list[np.ndarray] = []
+    no_loss: list[list[dict[str, int]]] = []
+    for shard in work.rows["shard"].unique().to_pylist():
+        rows = work.rows.filter(pc.equal(work.rows["shard"], shard))
+        texts = store.read_rows(f"corpus/{shard}", rows["row"].to_pylist(), ["text"])["text"].to_pylist()
+        for ids, spans in encode(tokenizer, texts, rows["masks"].to_pylist(), around):
+            flat.append(np.array(ids, dtype=dtype))
+            no_loss.append(spans)
+    n_tokens = np.array([len(ids) for ids in flat], dtype=np.int64)
+    columns = [work.rows["doc_id"], mask_keys(work.rows["masks"]), np.cumsum(n_tokens) - n_tokens, n_tokens.astype(np.int32)]
+    index = pa.table([*columns, pa.array(no_loss, _SPANS)], schema=_INDEX)
+    _write_segment(store, segments_dir(work.tokenizer), np.concatenate(flat), index)
 
 
 def encode(
