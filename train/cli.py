@@ -148,6 +148,7 @@ def _announce(run: "Run", opened: "Opened") -> str:
         f"manifest   {manifest.version} ({manifest.info['domain']}), fingerprint {manifest.fingerprint[:16]}",
         f"mixture    {'; then '.join(stages)}",
         f"model      {run.base.name}, {n_parameters(opened.model):,} parameters, {str(run.dtype).removeprefix('torch.')} on {run.device}",
+        *_recounted(run),
         f"steps      {run.n_steps:,} of {config.global_batch} x {config.seq_len} tokens",
         f"plan       {len(plan.epochs)} epochs, {plan.n_tokens:,} tokens, {plan.path}",
         f"evalset    {evalset or 'empty: nothing will be evaluated'}",
@@ -155,6 +156,17 @@ def _announce(run: "Run", opened: "Opened") -> str:
         + ("from the beginning" if run.state is None else f"from the checkpoint at step {run.state.step:,}"),
     ]
     return "\n".join(lines)
+
+
+def _recounted(run: "Run") -> list[str]:
+    """Say what the model's own tokenizer changes, where it is not the manifest's."""
+    from train.recount import lines
+
+    if run.recount is None:
+        return []
+    (name, digest), (own, own_digest) = ((info["name"], info["sha256"][:16]) for info in (run.base.tokenizer, run.manifest.tokenizer))
+    head = f"tokenizer  {name}, {digest}: recounted, {run.manifest.version} has {own}, {own_digest}"
+    return [head, *(f"           {line}" for line in lines(run.recount.parts))]
 
 
 def _fail(message: str) -> NoReturn:

@@ -11,7 +11,7 @@ The error is of the ratio of nats to bytes over documents clustered by group (Co
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,14 +63,14 @@ class Score:
     n_bytes: int
 
 
-def open_evalset(store: Store, manifest: Manifest, *, seq_len: int, first: Sequence[str] = ()) -> Evalset:
-    """Read a manifest's evalset and cut it into windows. Components in `first` lead, in that order."""
+def open_evalset(store: Store, manifest: Manifest, *, tokenizer: Mapping[str, Any], seq_len: int, first: Sequence[str] = ()) -> Evalset:
+    """Read a manifest's evalset under a tokenizer and cut it into windows. Components in `first` lead, in that order."""
     table = manifests.evalset(store, manifest)
     listed = manifest.info["evalset"]["components"]
     names = tuple(name for name in dict.fromkeys([*first, *listed]) if listed.get(name, {}).get("n_docs"))
-    segments = tokens.open_segments(store, manifest.tokenizer)
+    segments = tokens.open_segments(store, tokenizer)
     located = segments.locate(table["doc_id"], table["masks"])
-    before, after = tokens.separators(store, manifest.tokenizer)
+    before, after = tokens.separators(store, tokenizer)
     text = located.offset + len(before), located.n_tokens.astype(np.int64) - len(before) - len(after)
     windows = _cut(segments, located.segment, *text, seq_len=seq_len, separator=(before or after)[-1])
     columns = {"component": table["component"].cast(pa.string()), **{name: table[name] for name in ("row_id", "group", "n_bytes")}}

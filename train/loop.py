@@ -57,10 +57,12 @@ class Step:
 def open_run(run: Run) -> Opened:
     """Read data and weights, from the run's newest checkpoint where it has one; a new run takes its name here."""
     run.store.sweep()
-    stream, components = open_stream(run.store, run.manifest, run.plan)
-    evalset = open_evalset(run.store, run.manifest, seq_len=run.config.seq_len, first=components)
+    tokenizer = run.base.tokenizer
+    n_tokens = run.recount.n_tokens if run.recount else None
+    stream, components = open_stream(run.store, run.manifest, run.plan, tokenizer=tokenizer, n_tokens=n_tokens)
+    evalset = open_evalset(run.store, run.manifest, tokenizer=tokenizer, seq_len=run.config.seq_len, first=components)
     if run.state is None:
-        model = load_model(run.store, run.manifest, run.base, run.config).to(run.device)
+        model = load_model(run.store, run.base, run.config).to(run.device)
         optimizer = make_optimizer(model, run.config)
         torch.manual_seed(run.config.seed)
         state = State(0, 0, "", run.identity)

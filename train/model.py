@@ -1,17 +1,19 @@
 """The model of a run: a tiny Llama from a seed, or any causal LM of transformers by folder or hub id.
 
-Foreign weights are hostile until shown otherwise: safetensors only, `trust_remote_code` off. A model must come with the
-very tokenizer that the manifest counted with, because token ids of another one are noise to it; that is checked on the
-bytes of tokenizer.json, before the weights are read. Weights are float32 in memory whatever the folder holds.
+Foreign weights are hostile until shown otherwise: safetensors only, `trust_remote_code` off. A model must come with
+its tokenizer, because token ids of another one are noise to it; whether that is the manifest's is told by the bytes of
+tokenizer.json, before the weights are read (train/recount.py has what follows where it is not). Weights are float32 in
+memory whatever the folder holds.
 
 Shapes: B sequences of a micro-batch, T tokens of a sequence, V entries of the vocabulary.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import huggingface_hub
@@ -20,8 +22,9 @@ import transformers
 
 from curate import tokens
 from curate.manifest import Manifest
-from curate.store import Store, file_digest
+from curate.store import Store
 from train.config import TINY, ConfigError, TrainConfig
+from train.recount import describe
 from train.stream import IGNORED
 
 # What a tokenizer may consist of besides tokenizer.json; copied into each checkpoint as it is.
@@ -37,43 +40,44 @@ _TOKENIZER_FILES = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Base:
-    """What a run starts from, checked against the manifest. `files` are the tokenizer files of a checkpoint, by name."""
+    """What a run starts from. `files` are the tokenizer files of a checkpoint, by name; `tokenizer` is as manifest.json has one."""
 
     name: str
+    tokenizer: dict[str, Any]
     files: dict[str, bytes]
     warnings: tuple[str, ...]
 
 
 def find_base(store: Store, manifest: Manifest, name: str) -> Base:
-    """Find the model that --model names and check its tokenizer; reads no weights.
+    """Find the model that --model names and its tokenizer; reads no weights and writes nothing.
 
-    `name` is "tiny", a folder, or a hub id. Raises ConfigError where it is none of these, or has another tokenizer.
+    `name` is "tiny", which takes the manifest's tokenizer, a folder, or a hub id. Raises ConfigError where it is none of
+    these, or has no tokenizer.
     """
-    tokenizer_json = store.read_bytes(manifest.tokenizer["path"])
+    own = manifest.tokenizer
     if name == TINY:
-        return Base(TINY, {"tokenizer.json": tokenizer_json, "tokenizer_config.json": _plain_tokenizer_config(store, manifest)}, ())
+        files = {"tokenizer.json": store.read_bytes(own["path"]), "tokenizer_config.json": _plain_tokenizer_config(store, own)}
+        return Base(TINY, own, files, ())
     path = _model_file(name, "tokenizer.json")
     if path is None:
-        raise ConfigError(
-            f"model {name!r} has no tokenizer.json, so it cannot be compared with {manifest.version}'s; save its fast tokenizer beside it"
-        )
-    digest, wanted = file_digest(path), manifest.tokenizer["sha256"]
-    if digest != wanted:
-        raise ConfigError(
-            f"model {name!r} has the tokenizer {digest[:16]}, but {manifest.version} has {manifest.tokenizer['name']!r}, {wanted[:16]};"
-            f" build a manifest with [tokenizer] path = {json.dumps(name)} and train on that"
-        )
+        raise ConfigError(f"model {name!r} has no tokenizer.json, so its token ids mean nothing here; save its fast tokenizer beside it")
+    tokenizer_json = path.read_bytes()
     others = {file: found.read_bytes() for file in _TOKENIZER_FILES if (found := _model_file(name, file)) is not None}
     has_template = "chat_template.jinja" in others or b'"chat_template"' in others.get("tokenizer_config.json", b"")
     warning = f"{name} has a chat template, so it was tuned to answer; continued pre-training wants the base that it came from"
-    return Base(name, {"tokenizer.json": tokenizer_json, **others}, (warning,) if has_template else ())
+    if hashlib.sha256(tokenizer_json).hexdigest() == own["sha256"]:
+        tokenizer = own
+    else:
+        config = others.get("tokenizer_config.json", b"{}")
+        tokenizer = describe(tokenizer_json, config, name=pathlib.PurePath(name).name, separator=own["separator"])
+    return Base(name, tokenizer, {"tokenizer.json": tokenizer_json, **others}, (warning,) if has_template else ())
 
 
-def load_model(store: Store, manifest: Manifest, base: Base, config: TrainConfig) -> torch.nn.Module:
+def load_model(store: Store, base: Base, config: TrainConfig) -> torch.nn.Module:
     """Make the tiny model from the config's seed, or read the weights of a real one. Raises ConfigError where it cannot take the tokens."""
-    n_entries = tokens.load_tokenizer(store, manifest.tokenizer).get_vocab_size()
+    n_entries = tokens.load_tokenizer(store, base.tokenizer).get_vocab_size()
     if base.name == TINY:
-        before, after = tokens.separators(store, manifest.tokenizer)
+        before, after = tokens.separators(store, base.tokenizer)
         return _tiny(n_entries, config, bos=(before or after)[-1], eos=(after or before)[-1])
     model = read_model(base.name)
     rows = model.get_input_embeddings().weight.shape[0]
@@ -153,9 +157,9 @@ def _tiny(n_entries: int, config: TrainConfig, *, bos: int, eos: int) -> torch.n
     return model
 
 
-def _plain_tokenizer_config(store: Store, manifest: Manifest) -> bytes:
-    tokenizer = tokens.load_tokenizer(store, manifest.tokenizer)
-    before, after = tokens.separators(store, manifest.tokenizer)
+def _plain_tokenizer_config(store: Store, info: Mapping[str, Any]) -> bytes:
+    tokenizer = tokens.load_tokenizer(store, info)
+    before, after = tokens.separators(store, info)
     roles: Sequence[tuple[str, list[int]]] = [("bos_token", before), ("eos_token", after)]
     named = {role: tokenizer.id_to_token(ids[-1]) for role, ids in roles if ids}
     return json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}, indent=2).encode()

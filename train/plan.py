@@ -12,7 +12,7 @@ that after every sequence each component is within one sequence of its share. Co
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numba
@@ -58,7 +58,7 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What fixes the order: everything in here is in the key."""
+    """What fixes the order: everything in here is in the key. `tokenizer` is the SHA-256 of another one than the manifest's, else empty."""
 
     fingerprint: str
     seq_len: int
@@ -66,6 +66,7 @@ class Plan:
     packing: str
     seed: int
     epochs: tuple[Epoch, ...]
+    tokenizer: str = ""
 
     @property
     def n_steps(self) -> int:
@@ -77,7 +78,13 @@ class Plan:
 
     @property
     def key(self) -> str:
-        return digest_of({"plan_version": PLAN_VERSION, **dataclasses.asdict(self)})[:32]
+        return digest_of(self.table)[:32]
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """The plain values that the key is the digest of; the manifest's own tokenizer is in its fingerprint."""
+        table = {"plan_version": PLAN_VERSION, **dataclasses.asdict(self)}
+        return {key: value for key, value in table.items() if key != "tokenizer" or value}
 
     @property
     def path(self) -> str:
@@ -99,30 +106,40 @@ class Drawn:
     key: Hashes
 
 
-def make_plan(manifest: Manifest, config: TrainConfig) -> Plan:
-    """Say how many epochs, steps and tokens a run has. Draws nothing: the counts follow from the manifest alone."""
+def list_epochs(manifest: Manifest, config: TrainConfig) -> list[tuple[int, int]]:
+    """Name the epochs of a run in their order, as (stage, epoch of the stage)."""
+    return [
+        (number, epoch)
+        for number, stage in enumerate(manifest.stages)
+        for epoch in range(stage.epochs if config.epochs is None else config.epochs)
+    ]
+
+
+def epoch_tokens(manifest: Manifest, config: TrainConfig) -> list[int]:
+    """Give the tokens of each epoch under the manifest's own tokenizer; they follow from the manifest alone."""
+    return [sum(part.epoch_tokens for part in manifest.stages[stage].components) for stage, _ in list_epochs(manifest, config)]
+
+
+def make_plan(manifest: Manifest, config: TrainConfig, *, n_tokens: Sequence[int], tokenizer: str = "") -> Plan:
+    """Say how many epochs, steps and tokens a run has, from the tokens of each epoch. Draws nothing."""
     epochs: list[Epoch] = []
-    for number, stage in enumerate(manifest.stages):
-        n_tokens = sum(part.epoch_tokens for part in stage.components)
-        n_sequences = -(-n_tokens // config.seq_len)
-        n_steps = -(-n_sequences // config.global_batch)
-        for epoch in range(stage.epochs if config.epochs is None else config.epochs):
-            first_step = epochs[-1].first_step + epochs[-1].n_steps if epochs else 0
-            epochs.append(Epoch(number, epoch, n_tokens, n_sequences, n_steps, first_step))
-    return Plan(manifest.fingerprint, config.seq_len, config.global_batch, config.packing, config.seed, tuple(epochs))
+    for (stage, epoch), n in zip(list_epochs(manifest, config), n_tokens, strict=True):
+        n_sequences = -(-n // config.seq_len)
+        first_step = epochs[-1].first_step + epochs[-1].n_steps if epochs else 0
+        epochs.append(Epoch(stage, epoch, n, n_sequences, -(-n_sequences // config.global_batch), first_step))
+    return Plan(manifest.fingerprint, config.seq_len, config.global_batch, config.packing, config.seed, tuple(epochs), tokenizer)
 
 
 def write_summary(store: Store, plan: Plan) -> None:
     """Write plan.json: what the plan is of, with the steps and tokens of each epoch."""
-    table = {"plan_version": PLAN_VERSION, "n_steps": plan.n_steps, "n_tokens": plan.n_tokens, **dataclasses.asdict(plan)}
-    store.write_json(f"{plan.path}/plan.json", table)
+    store.write_json(f"{plan.path}/plan.json", {"n_steps": plan.n_steps, "n_tokens": plan.n_tokens, **plan.table})
 
 
-def open_epoch(store: Store, manifest: Manifest, plan: Plan, index: int) -> pa.Table:
-    """Read an epoch's table, built first where the cache has none."""
+def open_epoch(store: Store, plan: Plan, index: int, draw: Callable[[Epoch], list[Drawn]]) -> pa.Table:
+    """Read an epoch's table, built from its draw first where the cache has none."""
     path = f"{plan.path}/epoch-{index}/part-0.parquet"
     if not store.exists(path):
-        store.write_table(path, plan_epoch(_draw(store, manifest, plan.epochs[index]), plan, index))
+        store.write_table(path, plan_epoch(draw(plan.epochs[index]), plan, index))
     return store.read_table(path)
 
 
@@ -177,7 +194,8 @@ def doc_keys(doc_ids: pa.ChunkedArray) -> Hashes:
     return keys
 
 
-def _draw(store: Store, manifest: Manifest, epoch: Epoch) -> list[Drawn]:
+def draw_epoch(store: Store, manifest: Manifest, epoch: Epoch) -> list[Drawn]:
+    """Take from each component what `manifest.draw` says."""
     keys = doc_keys(manifests.rows(store, manifest, "train", ["doc_id"])["doc_id"])
     drawn = []
     for part in manifest.stages[epoch.stage].components:
@@ -185,6 +203,23 @@ def _draw(store: Store, manifest: Manifest, epoch: Epoch) -> list[Drawn]:
         columns: Mapping[str, Ints] = {name: table[name].to_numpy().astype(np.int64) for name in ("ordinal", "repeat", "n_tokens")}
         drawn.append(Drawn(part.name, key=keys[columns["ordinal"]], **columns))
     return drawn
+
+
+def redraw_epoch(store: Store, manifest: Manifest, n_tokens: Ints, epoch: Epoch) -> list[Drawn]:
+    """Take the same documents, in counts under another tokenizer, by ordinal; see `rescale`."""
+    old = manifests.rows(store, manifest, "train", ["n_tokens"])["n_tokens"].to_numpy().astype(np.int64)
+    drawn = draw_epoch(store, manifest, epoch)
+    return [dataclasses.replace(part, n_tokens=rescale(part.n_tokens, old[part.ordinal], n_tokens[part.ordinal])) for part in drawn]
+
+
+def rescale(n_taken: Ints, n_old: Ints, n_new: Ints) -> Ints:
+    """Take the same part of each document in other counts: n_taken of n_old in n_new, half up, at least one.
+
+    >>> rescale(np.array([10, 5, 1]), np.array([10, 10, 10]), np.array([7, 7, 3])).tolist()
+    [7, 4, 1]
+    """
+    rescaled: Ints = np.maximum((n_taken * n_new + n_old // 2) // n_old, 1)
+    return rescaled
 
 
 def _cut(n_tokens: Ints, run_starts: Ints) -> tuple[Ints, Ints, Ints, Ints]:

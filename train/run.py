@@ -1,8 +1,9 @@
 """What one run is: its name, its record in runs/RUN/run.json, and whether it may start or go on.
 
 Everything that can be wrong with what a person asked for is found here, before the weights are read and before anything
-is written. A run is the run of one identity (manifest fingerprint, model, config); a checkpoint of another one is
-refused, since going on from it would be neither run.
+is written under runs/. A run is the run of one identity (manifest fingerprint, model, tokenizer, config); a checkpoint of another one is
+refused, since going on from it would be neither run. Where the model has another tokenizer than the manifest, its
+documents are counted under it here, because the shares that come out decide whether the run may start.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ from train import checkpoint
 from train.checkpoint import State
 from train.config import FREE_ON_RESUME, TINY, ConfigError, TrainConfig, defaults, read_config, to_table
 from train.model import Base, find_base, find_device, find_dtype
-from train.plan import Plan, make_plan
+from train.plan import Plan, epoch_tokens, list_epochs, make_plan
+from train.recount import Recount, check_shares, recount, shares
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PACKAGES = ("gapless", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pyarrow")
@@ -44,7 +46,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """A run that may start or go on. `state` is where it goes on from, None for the beginning."""
+    """A run that may start or go on. `state` is where it goes on from, None for the beginning; `recount` is None under the
+    manifest's own tokenizer."""
 
     store: Store
     name: str
@@ -52,6 +55,7 @@ class Run:
     base: Base
     config: TrainConfig
     plan: Plan
+    recount: Recount | None
     device: torch.device
     dtype: torch.dtype
     state: State | None
@@ -63,7 +67,7 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return identity_of(self.manifest, self.base.name, self.config)
+        return identity_of(self.manifest, self.base, self.config)
 
     @property
     def folder(self) -> str:
@@ -71,7 +75,7 @@ class Run:
 
 
 def prepare(store: Store, request: Request) -> Run:
-    """Check a request and say what it comes to. Writes nothing. Raises ConfigError or ManifestError in one line."""
+    """Check a request and say what it comes to. Writes nothing under runs/. Raises ConfigError or ManifestError in one line."""
     manifest = manifests.load(store, request.manifest)
     name = _name(request)
     record = _record(store, name, resume=request.resume)
@@ -83,13 +87,19 @@ def prepare(store: Store, request: Request) -> Run:
         )
     config = read_config(base=record.get("config", defaults(model)), file=request.config_file, settings=request.settings)
     device = find_device(config.device)
-    identity = identity_of(manifest, model, config)
+    base = find_base(store, manifest, model)
+    identity = identity_of(manifest, base, config)
     state = None
     if record:
-        _refuse_difference(record, identity, f"run {name!r}")
-        state = _newest(store, name, identity)
-    base = find_base(store, manifest, model)
-    plan = make_plan(manifest, config)
+        # A record from before models could have a tokenizer of their own names none.
+        own = {"tokenizer": _named(manifest.tokenizer)}
+        _refuse_difference({**own, **record}, identity, f"run {name!r}")
+        state = _newest(store, name, own, identity)
+    counted = _recount(store, manifest, base, config) if base.tokenizer["sha256"] != manifest.tokenizer["sha256"] else None
+    if counted is None:
+        plan = make_plan(manifest, config, n_tokens=epoch_tokens(manifest, config))
+    else:
+        plan = make_plan(manifest, config, n_tokens=counted.epoch_tokens, tokenizer=base.tokenizer["sha256"])
     if plan.n_steps == 0:
         raise ConfigError(
             f"{manifest.version} draws no tokens in any epoch, so there is nothing to train on; build it with a larger budget"
@@ -99,7 +109,7 @@ def prepare(store: Store, request: Request) -> Run:
         *base.warnings,
         *([f"the software has changed ({'; '.join(changed)}), so losses may differ in their last bits"] if changed else []),
     ]
-    return Run(store, name, manifest, base, config, plan, device, find_dtype(config.dtype, device), state, tuple(warnings))
+    return Run(store, name, manifest, base, config, plan, counted, device, find_dtype(config.dtype, device), state, tuple(warnings))
 
 
 def claim(run: Run, *, n_parameters: int) -> None:
@@ -109,6 +119,7 @@ def claim(run: Run, *, n_parameters: int) -> None:
         "manifest": run.manifest.version,
         "sample": run.manifest.is_sample,
         **run.identity,
+        **({"shares": shares(run.recount.parts)} if run.recount else {}),
         "plan": run.plan.key,
         "n_steps": run.n_steps,
         "n_parameters": n_parameters,
@@ -128,8 +139,9 @@ def is_finished(store: Store, name: str) -> bool:
     return store.exists(f"runs/{name}/result.json")
 
 
-def identity_of(manifest: Manifest, model: str, config: TrainConfig) -> dict[str, Any]:
-    return {"fingerprint": manifest.fingerprint, "model": model, "config": to_table(config)}
+def identity_of(manifest: Manifest, base: Base, config: TrainConfig) -> dict[str, Any]:
+    tokenizer = _named(base.tokenizer)
+    return {"fingerprint": manifest.fingerprint, "model": base.name, "tokenizer": tokenizer, "config": to_table(config)}
 
 
 def software() -> dict[str, str]:
@@ -155,6 +167,17 @@ def read_record(store: Store, name: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged; remove runs/{name} and start again") from None
 
 
+def _named(tokenizer: Mapping[str, Any]) -> dict[str, str]:
+    return {key: tokenizer[key] for key in ("name", "sha256")}
+
+
+def _recount(store: Store, manifest: Manifest, base: Base, config: TrainConfig) -> Recount:
+    epochs = list_epochs(manifest, config)
+    counted = recount(store, manifest, base.tokenizer, base.files["tokenizer.json"], epochs=epochs)
+    check_shares(counted.parts, version=manifest.version, model=base.name)
+    return counted
+
+
 def _name(request: Request) -> str:
     name = request.out or f"{request.manifest}-{pathlib.PurePath(request.model or TINY).name}"
     if not _NAME.fullmatch(name):
@@ -174,17 +197,17 @@ def _taken(name: str) -> str:
     return f"run {name!r} exists; add --resume to go on with it, or --out NAME to start another one"
 
 
-def _newest(store: Store, name: str, identity: Mapping[str, Any]) -> State | None:
+def _newest(store: Store, name: str, own: Mapping[str, Any], identity: Mapping[str, Any]) -> State | None:
     steps = checkpoint.complete_steps(store, name)
     if not steps:
         return None
     state = checkpoint.read_state(store, name, steps[-1])
-    _refuse_difference(state.identity, identity, f"checkpoint step-{state.step} of run {name!r}")
+    _refuse_difference({**own, **state.identity}, identity, f"checkpoint step-{state.step} of run {name!r}")
     return state
 
 
 def _refuse_difference(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
-    pairs = [(key, old[key], new[key]) for key in ("fingerprint", "model")]
+    pairs = [(key, old[key], new[key]) for key in ("fingerprint", "model", "tokenizer")]
     pairs += [(key, old["config"].get(key), value) for key, value in new["config"].items() if key not in FREE_ON_RESUME]
     differs = [f"{key} was {before!r} and is now {after!r}" for key, before, after in pairs if before != after]
     if differs:

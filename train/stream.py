@@ -12,8 +12,9 @@ Shapes: B sequences of a global batch, T tokens of a sequence.
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from curate import tokens
 from curate.manifest import Manifest
 from curate.store import Store
 from curate.tokens import Located, Segments
-from train.plan import Ints, Plan, open_epoch
+from train.plan import Ints, Plan, draw_epoch, open_epoch, redraw_epoch
 
 IGNORED = -100
 NO_COMPONENT = -1
@@ -102,17 +103,26 @@ class Stream:
         return spread(place[piece] + first - rows["start"][piece], length)
 
 
-def open_stream(store: Store, manifest: Manifest, plan: Plan) -> tuple[Stream, tuple[str, ...]]:
-    """Open a manifest's tokens under a plan, and name the components that `components_BT` indexes."""
+def open_stream(
+    store: Store, manifest: Manifest, plan: Plan, *, tokenizer: Mapping[str, Any], n_tokens: Ints | None
+) -> tuple[Stream, tuple[str, ...]]:
+    """Open a manifest's documents under a plan and a tokenizer, and name the components that `components_BT` indexes.
+
+    `n_tokens` are their counts where the tokenizer is not the manifest's own: by ordinal, 0 where no epoch draws the row.
+    """
     table = manifests.rows(store, manifest, "train", ["doc_id", "masks", "component"])
-    segments = tokens.open_segments(store, manifest.tokenizer)
+    segments = tokens.open_segments(store, tokenizer)
+    if n_tokens is None:
+        located, draw = segments.locate(table["doc_id"], table["masks"]), functools.partial(draw_epoch, store, manifest)
+    else:
+        located, draw = _locate(segments, table, np.flatnonzero(n_tokens)), functools.partial(redraw_epoch, store, manifest, n_tokens)
     names = tuple(dict.fromkeys(part.name for stage in manifest.stages for part in stage.components))
     code = pc.index_in(table["component"].cast(pa.string()).combine_chunks(), pa.array(names, pa.string()))
-    documents = Documents(segments.locate(table["doc_id"], table["masks"]), code.fill_null(NO_COMPONENT).to_numpy().astype(np.int8))
-    before, after = tokens.separators(store, manifest.tokenizer)
+    documents = Documents(located, code.fill_null(NO_COMPONENT).to_numpy().astype(np.int8))
+    before, after = tokens.separators(store, tokenizer)
     # What precedes a document in a stream is the end of another one.
     separator = (after or before)[-1]
-    return Stream(plan, segments, documents, separator=separator, read_epoch=lambda index: open_epoch(store, manifest, plan, index)), names
+    return Stream(plan, segments, documents, separator=separator, read_epoch=lambda index: open_epoch(store, plan, index, draw)), names
 
 
 def chain_hash(previous: str, batch: Batch) -> str:
@@ -130,6 +140,17 @@ def gather(segments: Segments, segment: npt.NDArray[np.int32] | Ints, source: In
         here = segment == number
         found[here] = segments.arrays[number][source[here]]
     return found
+
+
+def _locate(segments: Segments, table: pa.Table, ordinals: Ints) -> Located:
+    """Find the tokens of some rows of a table; the others have none, and no plan asks for them."""
+    some = table.take(pa.array(ordinals))
+    found = segments.locate(some["doc_id"], some["masks"])
+    segment, offset, n_tokens = (np.zeros(table.num_rows, column.dtype) for column in (found.segment, found.offset, found.n_tokens))
+    segment[ordinals], offset[ordinals], n_tokens[ordinals] = found.segment, found.offset, found.n_tokens
+    at = np.full(table.num_rows, -1, dtype=np.int64)
+    at[ordinals] = np.arange(len(ordinals))
+    return Located(segment, offset, n_tokens, found.no_loss.take(pa.array(at, mask=at < 0)))
 
 
 def _places(sequence: Ints, length: Ints, seq_len: int) -> Ints:

@@ -43,13 +43,13 @@ def _naive_nats(store, manifest, model, seq_len):
 
 @pytest.mark.parametrize("seq_len", [64, 50])
 def test_nats_are_those_of_each_document_alone(store, manifest, model, seq_len):
-    evalset = open_evalset(store, manifest, seq_len=seq_len)
+    evalset = open_evalset(store, manifest, tokenizer=manifest.tokenizer, seq_len=seq_len)
     nats = evaluate(model, evalset, batch_size=3, device=torch.device("cpu"), dtype=torch.float32)
     assert nats == pytest.approx(_naive_nats(store, manifest, model, seq_len), rel=1e-5)
 
 
 def test_bits_per_byte_are_nats_over_ln_2_over_bytes(store, manifest):
-    evalset = open_evalset(store, manifest, seq_len=64, first=("wikipedia", "domain"))
+    evalset = open_evalset(store, manifest, tokenizer=manifest.tokenizer, seq_len=64, first=("wikipedia", "domain"))
     assert evalset.names[:2] == ("wikipedia", "domain")
     nats = np.arange(evalset.documents.num_rows, dtype=np.float64)
     [wikipedia] = [each for each in score(evalset, nats) if each.component == "wikipedia"]
@@ -61,7 +61,7 @@ def test_bits_per_byte_are_nats_over_ln_2_over_bytes(store, manifest):
 
 
 def test_evaluation_leaves_mode_and_random_state_alone(store, manifest, model):
-    evalset = open_evalset(store, manifest, seq_len=64)
+    evalset = open_evalset(store, manifest, tokenizer=manifest.tokenizer, seq_len=64)
     model.train()
     before = torch.get_rng_state()
     evaluate(model, evalset, batch_size=8, device=torch.device("cpu"), dtype=torch.float32)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -31,13 +32,15 @@ def test_a_run_starts_from_a_folder_with_the_manifests_tokenizer(root, folder, t
     assert first == pytest.approx(last, rel=1e-6)
 
 
-def test_another_tokenizer_is_refused_with_both_and_the_way_out(store, manifest, folder):
-    text = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(f"{text} ")
-    with pytest.raises(ConfigError) as caught:
-        find_base(store, manifest, str(folder))
-    assert manifest.tokenizer["sha256"][:16] in str(caught.value)
-    assert f'build a manifest with [tokenizer] path = "{folder}"' in str(caught.value)
+def test_the_manifests_own_tokenizer_is_known_by_its_bytes_and_another_one_is_the_models(store, manifest, folder):
+    assert find_base(store, manifest, str(folder)).tokenizer == manifest.tokenizer
+    data = (folder / "tokenizer.json").read_bytes() + b" "
+    (folder / "tokenizer.json").write_bytes(data)
+    base = find_base(store, manifest, str(folder))
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert (base.tokenizer["name"], base.tokenizer["sha256"], base.tokenizer["separator"]) == ("step-12", sha256, "auto")
+    assert base.files["tokenizer.json"] == data
+    assert not store.exists(base.tokenizer["path"])
 
 
 def test_a_model_without_a_tokenizer_is_refused(store, manifest, folder):
@@ -66,7 +69,7 @@ def test_pickled_weights_are_refused(folder):
 def test_sequences_longer_than_the_model_takes_are_refused(store, manifest, folder):
     base = find_base(store, manifest, str(folder))
     with pytest.raises(ConfigError, match=r"seq_len 65 is more than .* takes; set it to at most 64"):
-        load_model(store, manifest, base, TrainConfig(seq_len=65))
+        load_model(store, base, TrainConfig(seq_len=65))
 
 
 def test_a_model_that_embeds_fewer_tokens_than_the_tokenizer_has_is_refused(store, manifest, folder, tmp_path):
@@ -75,19 +78,19 @@ def test_a_model_that_embeds_fewer_tokens_than_the_tokenizer_has_is_refused(stor
     model.resize_token_embeddings(100)
     model.save_pretrained(small)
     with pytest.raises(ConfigError, match="embeds 100 tokens"):
-        load_model(store, manifest, find_base(store, manifest, str(small)), TrainConfig(seq_len=64))
+        load_model(store, find_base(store, manifest, str(small)), TrainConfig(seq_len=64))
 
 
 def test_the_tiny_model_is_the_same_for_one_seed_only(store, manifest):
     base = find_base(store, manifest, "tiny")
-    models = [load_model(store, manifest, base, TrainConfig(seq_len=64, seed=seed)) for seed in (0, 0, 1)]
+    models = [load_model(store, base, TrainConfig(seq_len=64, seed=seed)) for seed in (0, 0, 1)]
     one, same, other = (torch.cat([param.flatten() for param in model.parameters()]) for model in models)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
 def test_only_matrices_decay(store, manifest):
-    model = load_model(store, manifest, find_base(store, manifest, "tiny"), TrainConfig(seq_len=64))
+    model = load_model(store, find_base(store, manifest, "tiny"), TrainConfig(seq_len=64))
     decayed, plain = make_optimizer(model, TrainConfig()).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     assert {param.ndim for param in decayed["params"]} == {2}
