@@ -276,7 +276,7 @@ def compute_digests(connection: duckdb.DuckDBPyConnection, relation: str, info: 
 
     `relation` is SQL that yields the columns of SCHEMA, in any order of rows. Memory does not grow with its length.
     """
-    tokenizer = {key: info["tokenizer"][key] for key in ("sha256", "separator")}
+    tokenizer = {key: info["tokenizer"][key] for key in ("sha256", "separator", "bos_token", "eos_token") if key in info["tokenizer"]}
     stages = [{key: value for key, value in stage.items() if key != "name"} for stage in info["stages"]]
     trained = {"schema_version": SCHEMA_VERSION, "tokenizer": tokenizer, "seed": info["seed"], "stages": stages}
     decided = {"schema_version": SCHEMA_VERSION, "tokenizer": tokenizer, "recipe": info["recipe"]}

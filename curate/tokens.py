@@ -20,7 +20,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from curate.manifest import ManifestError
-from curate.store import Store, file_digest
+from curate.store import Store, digest_of, file_digest
 
 END_OF_TEXT = "<|endoftext|>"
 NO_LOSS = "no_loss"
@@ -155,7 +155,10 @@ def fit_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def segments_dir(tokenizer: Mapping[str, Any]) -> str:
-    return f"cache/tokens/{tokenizer['sha256'][:16]}-{tokenizer['separator']}"
+    """Say where the segments of a tokenizer lie: by everything that decides its ids and separators."""
+    special = [tokenizer.get(key) for key in ("bos_token", "eos_token")]
+    suffix = f"-{digest_of(special)[:8]}" if any(special) else ""
+    return f"cache/tokens/{tokenizer['sha256'][:16]}-{tokenizer['separator']}{suffix}"
 
 
 def index_paths(store: Store, tokenizer: Mapping[str, Any]) -> list[str]:

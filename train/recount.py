@@ -25,7 +25,6 @@ from curate.manifest import Manifest, ManifestError
 from curate.store import Store
 from train.config import ConfigError
 from train.plan import Ints, rescale
-from train.stream import gather
 
 _PLACES = pa.schema(
     [("doc_id", pa.string()), ("shard", pa.string()), ("row", pa.int32()), ("n_bytes", pa.int64()), ("masks", manifests.MASKS)]
@@ -165,16 +164,5 @@ def _count(store: Store, manifest: Manifest, tokenizer: Mapping[str, Any], place
 
 
 def _counts(store: Store, tokenizer: Mapping[str, Any], rows: pa.Table) -> Ints:
-    """Give the tokens of rows. Raises ManifestError where some were counted with other separators."""
-    segments = tokens.open_segments(store, tokenizer)
-    located = segments.locate(rows["doc_id"], rows["masks"])
-    n_tokens = located.n_tokens.astype(np.int64)
-    before, after = tokens.separators(store, tokenizer)
-    # Segments are named by tokenizer.json alone, and two models may share it but name other special tokens.
-    for token, place in [(before[:1], located.offset), (after[-1:], located.offset + n_tokens - 1)]:
-        if token and (gather(segments, located.segment, place) != token[0]).any():
-            raise ManifestError(
-                f"{tokens.segments_dir(tokenizer)} was counted with other special tokens than {tokenizer['name']!r} has; remove it,"
-                " and run the curate build of the manifests that use it again"
-            )
-    return n_tokens
+    located = tokens.open_segments(store, tokenizer).locate(rows["doc_id"], rows["masks"])
+    return located.n_tokens.astype(np.int64)

@@ -119,9 +119,15 @@ def test_which_columns_the_digests_cover(column):
 def test_the_tokenizer_the_seed_and_the_stages_are_in_the_fingerprint():
     digests = [
         manifest.compute_digests(_connection(_rows()), "decided", info)["fingerprint"]
-        for info in (_info(), _info(seed=1), _info(stages=[]), _info(tokenizer={"sha256": "1" * 64, "separator": "auto"}))
+        for info in (
+            _info(),
+            _info(seed=1),
+            _info(stages=[]),
+            _info(tokenizer={"sha256": "1" * 64, "separator": "auto"}),
+            _info(tokenizer={"sha256": "1" * 64, "separator": "auto", "eos_token": "a"}),
+        )
     ]
-    assert len(set(digests)) == 4
+    assert len(set(digests)) == 5
 
 
 def test_an_unknown_version_lists_the_known(store):
