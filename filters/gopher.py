@@ -18,8 +18,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from filters.columns import (
-    Flags,
-    Ints,
     TextBatch,
     count_ascii,
     count_distinct_words,
@@ -28,6 +26,7 @@ from filters.columns import (
     count_lines_starting_with,
     sum_per_document,
 )
+from filters.kernels import Flags, Ints
 from filters.spec import Family, Rule, Signal
 
 _BULLETS = "\u2022-"

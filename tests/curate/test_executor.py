@@ -43,5 +43,6 @@ def test_a_killed_worker_ends_the_run_with_a_word():
         local(2)(list(range(6)), _die, label="die")
 
 
-def test_nothing_to_do_starts_nothing():
+def test_nothing_to_do_says_nothing(capfd):
     local(2)([], _fail, label="none")
+    assert capfd.readouterr() == ("", "")

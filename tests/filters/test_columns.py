@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from filters import kernels
 from filters.columns import (
     TextBatch,
     _char_classes,
-    _find_words,
     count_ascii,
     count_chars,
     count_distinct_words,
@@ -169,7 +169,7 @@ def test_bytes_that_are_no_utf8_stay_inside_their_document(documents, bytes_behi
 def test_words_fit_the_memory_set_aside_for_them(documents):
     batch = _batch_of_bytes(documents)
     # The same function uncompiled: NumPy checks what compiled code does not.
-    starts = _find_words.py_func(batch.data, batch.offsets, _char_classes())[1]
+    starts = kernels.find_words.py_func(batch.data, batch.offsets, _char_classes())[1]
     assert starts.tolist() == batch.words.starts.tolist()
 
 
