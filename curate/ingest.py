@@ -79,7 +79,7 @@ def ingest(store: Store, sources: Sequence[Source], *, run: Run, rehash: bool = 
     and no row has.
     """
     plans = plan_units(store, sources, rehash=rehash, run=run)
-    missing = [unit for units in plans.values() for unit in units if not store.exists(_record_path(unit))]
+    missing = [unit for units in plans.values() for unit in units if not _is_done(store, unit)]
     for unit in missing:
         check_parquet(unit.source, unit.files)
     if missing:
@@ -122,12 +122,12 @@ def _packs(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
 
 
 def ingest_unit(store_url: str, unit: Unit) -> None:
-    """Read a unit into shards and quarantine, then write its record; a unit that has one is left alone.
+    """Read a unit into shards and quarantine, then write its record; a finished unit is left alone.
 
     Raises DomainError where a file is no longer the one that was listed.
     """
     store = Store(store_url)
-    if store.exists(_record_path(unit)):
+    if _is_done(store, unit):
         return
     first = unit.files[0]
     # Two equal stretches of a source are two shards: the first file and the place in the unit tell them apart.
@@ -167,6 +167,11 @@ def _unit(source: Source, files: Sequence[InputFile]) -> Unit:
     content = [[file.format, file.name, file.nth, suffixes(file.name), file.digest or file.error] for file in files]
     key = digest_of([VERSION, NORMALISE_VERSION, source.name, dataclasses.asdict(source.fields), content])
     return Unit(source, key[:32], tuple(files))
+
+
+def _is_done(store: Store, unit: Unit) -> bool:
+    """Say whether a unit has its record and all shards that the record names; a lost shard is made again, under its name."""
+    return store.exists(_record_path(unit)) and all(store.exists(shard.path) for shard in read_record(store, unit).shards)
 
 
 def _record_path(unit: Unit) -> str:

@@ -137,6 +137,16 @@ def test_the_cache_can_be_deleted(tmp_path):
     assert _digests(again) == _digests(first)
 
 
+def test_a_lost_shard_is_made_again(tmp_path):
+    recipe = write_corpus(tmp_path)
+    first = _build(tmp_path / "root", recipe)
+    lost = next((tmp_path / "root" / "corpus" / "papers").iterdir())
+    data = lost.read_bytes()
+    lost.unlink()
+    assert _digests(_build(tmp_path / "root", recipe)) == _digests(first)
+    assert lost.read_bytes() == data
+
+
 def test_an_object_store_gives_the_same_digests(base, tmp_path):
     root = f"memory://build-{os.getpid()}-{tmp_path.name}"
     built = _build(root, base[1])
