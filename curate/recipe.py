@@ -131,11 +131,12 @@ PLAIN_KEYS = ("domain", "extends", "seed", "rules", "evalset")
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:
-    """Give the recipe as plain values without paths, globs and formats: what enters the digests and manifest.json."""
+    """Give the recipe as plain values without paths, globs, formats and the quarantine's limit, which decide nothing about a
+    row: what enters the digests and manifest.json."""
     table = dataclasses.asdict(recipe)
     for source in table["sources"]:
         del source["path"], source["format"]
-    del table["tokenizer"]["path"]
+    del table["tokenizer"]["path"], table["quarantine"]
     table["thresholds"] = {name: dict(values) for name, values in recipe.thresholds.items()}
     return table
 

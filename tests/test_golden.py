@@ -22,7 +22,7 @@ def golden() -> manifest.Manifest:
 
 def test_its_digests_are_those_of_the_day(golden):
     assert golden.fingerprint == "7e953adc2b76aca8f34bf3fe7342722acb450e8cdb130a64507cb4ef383f1500"
-    assert golden.info["decision"] == "53a6ca8ae3d491dc6a1f1ca24f3783d79fb06bf255c15dd7a95131c3ae39ccbb"
+    assert golden.info["decision"] == "368472c6ead79b4b539914e78125f6393dd42f03c310322609178cfe70d73dc9"
 
 
 def test_it_verifies(golden):
