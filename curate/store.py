@@ -29,7 +29,8 @@ class Store:
     """A root folder or fsspec URL; every path given to a method is relative to it and uses "/"."""
 
     def __init__(self, root: str) -> None:
-        self.fs, path = fsspec.core.url_to_fs(root)
+        # Other processes write here too: a listing that is remembered would hide what they have finished.
+        self.fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
         self.path: str = path.rstrip("/") or "/"
         self.is_local = "file" in _protocols(self.fs)
 
@@ -58,7 +59,6 @@ class Store:
         full = self._full(rel_dir)
         if not self.fs.exists(full):
             return []
-        self.fs.invalidate_cache(full)
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.fs.ls(full, detail=False))
 
     def open(self, rel: str) -> contextlib.AbstractContextManager[Any]:

@@ -74,12 +74,6 @@ class RawFile:
     def seekable(self) -> bool:
         return True
 
-    def writable(self) -> bool:
-        return False
-
-    def flush(self) -> None:
-        pass
-
     def close(self) -> None:
         self.closed = True
         self._file.close()

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 
+import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from curate.store import Store, digest_of, file_digest
 
@@ -108,3 +110,31 @@ def test_a_remote_file_has_a_local_copy_to_map(tmp_path):
     store = Store(f"memory://local-{tmp_path.name}-{os.getpid()}")
     store.write_bytes("cache/tokens/x.bin", b"abc")
     assert store.local("cache/tokens/x.bin").read_bytes() == b"abc"
+
+
+class _Listed(MemoryFileSystem):
+    """A store that remembers its listings, as those of object stores do."""
+
+    protocol = "listed"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("listed://", "memory://"))
+
+    def ls(self, path, detail=True, **kwargs):
+        path = self._strip_protocol(path)
+        if path not in self.dircache:
+            self.dircache[path] = found = super().ls(path, detail=True)
+        else:
+            found = self.dircache[path]
+        return found if detail else [entry["name"] for entry in found]
+
+
+def test_what_another_process_wrote_is_seen(tmp_path):
+    fsspec.register_implementation("listed", _Listed, clobber=True)
+    store = Store(f"listed://{tmp_path.name}")
+    store.write_bytes("cache/tokens/a.bin", b"1")
+    assert (store.files("cache/tokens"), store.children("cache/tokens")) == (["cache/tokens/a.bin"], ["a.bin"])
+    MemoryFileSystem().pipe_file(f"/{tmp_path.name}/cache/tokens/b.bin", b"2")
+    assert store.files("cache/tokens") == ["cache/tokens/a.bin", "cache/tokens/b.bin"]
+    assert store.children("cache/tokens") == ["a.bin", "b.bin"]
