@@ -1,7 +1,7 @@
-"""The order of the stages, readable on one screen: ingest, annotate, tokenizer, decide (with counting), evalset, publish.
+"""The order of the stages, readable on one screen: ingest, quality, annotate, edges, tokenizer, decide (and count), evalset, publish.
 
 Each stage finds its finished work by content and goes on from there, so running a build again is the way to resume it.
-The decision's tables live in a temporary DuckDB file that spills and is thrown away.
+The decision's tables live in a DuckDB file in the scratch folder, which spills and is thrown away.
 """
 
 import contextlib
@@ -9,26 +9,26 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from curate import corpus, evalset, manifest, models, report, tokens
-from curate.annotate import annotate
+from curate import corpus, edges, evalset, manifest, models, report, scorers, tokens
+from curate.annotate import Facts, annotate, band_facts, family_facts
 from curate.decide import decide, holdout_bound
 from curate.executor import Run
 from curate.ingest import Ingested, ingest
-from curate.manifest import Manifest
+from curate.manifest import Manifest, ManifestError
 from curate.mix import epoch_tokens
 from curate.recipe import DomainError, Recipe, portable
 from curate.recipe_file import sample_dir
 from curate.sample import make_sample
 from curate.store import Store
+from filters import FAMILIES
 
-_SOFTWARE = ("gapless", "duckdb", "numba", "numpy", "pyarrow", "tokenizers")
+_SOFTWARE = ("gapless", "duckdb", "fasttext-numpy2", "numba", "numpy", "pyarrow", "tokenizers")
 
 
 class CheckFailed(RuntimeError):
@@ -55,18 +55,22 @@ def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit
         _make_sample(store)
     ingested = ingest(store, recipe.sources, run=run, rehash=rehash)
     check_quarantine(recipe, ingested)
-    shards = [shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards]
-    annotate(store, shards, run=run)
-    with _database(memory_limit) as connection:
+    parent = _parent(store, recipe)
+    frozen = evalset.inherited(store, parent, recipe)
+    found = [scorers.resolve_quality(store, recipe, ingested, refit="quality" in refit, run=run)] if "quality" in recipe.scorers else []
+    quality = scorers.quality_facts(store, found[0]) if found else None
+    bands = None if recipe.dedup.threshold is None else band_facts(recipe.dedup)
+    _annotate(store, recipe, ingested, [*([quality] if quality else []), *([bands] if bands else [])], run)
+    with _database(store, memory_limit) as connection:
         bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
-        corpus.load_rows(store, connection, recipe, ingested, bounds)
+        corpus.load_rows(store, connection, recipe, ingested, bounds, quality)
+        _load_frozen(connection, frozen)
+        linked = _link(store, connection, bands, frozen, run)
         tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
-        parent = _parent(store, recipe)
-        frozen = evalset.inherited(store, parent, recipe)
         _decide(store, connection, recipe, tokenizer, frozen, run)
         stages = _stages(connection, recipe)
         if frozen is None:
-            frozen = evalset.drawn(connection)
+            frozen = evalset.drawn(connection, recipe)
             exam = evalset.kept(store, frozen, recipe.mix.shares)
         else:
             assert parent is not None, "only a parent's list is inherited"
@@ -78,7 +82,8 @@ def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit
             "sample": recipe.is_sample,
             "inputs": _inputs(recipe, ingested),
             "tokenizer": tokenizer,
-            "scorers": [],
+            "scorers": found,
+            "edges": None if linked is None else dataclasses.asdict(linked),
             "stages": stages,
             "evalset": exam,
             "seed": recipe.seed,
@@ -92,32 +97,66 @@ def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit
 
 
 def check_quarantine(recipe: Recipe, ingested: Mapping[str, Ingested]) -> None:
-    """Stop where too many rows were unreadable, or a source wholly so; say which and why."""
+    """Stop where too many rows were unreadable, or a source gave none at all; say which and why.
+
+    What is sound but no page (a status of 404, an image) is said, too, but is no fault: a crawl is full of it.
+    """
     for name, source in ingested.items():
         if source.wholly_unreadable:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(source.reasons.items()))
-            raise CheckFailed(
-                f"source {name!r} is wholly unreadable ({reasons}); look at cache/quarantine/{name}, correct it or take the source out"
-            )
-    bad = sum(source.n_quarantined for source in ingested.values())
+            what = "is wholly unreadable" if source.n_quarantined > source.n_no_page else "holds no page"
+            raise CheckFailed(f"source {name!r} {what} ({reasons}); look at cache/quarantine/{name}, correct it or take the source out")
+    bad = sum(source.n_quarantined - source.n_no_page for source in ingested.values())
+    aside = sum(source.n_quarantined for source in ingested.values())
     total = bad + sum(source.n_rows for source in ingested.values())
     if bad > recipe.quarantine.max_share * total:
         raise CheckFailed(
             f"{bad} of {total} rows ({bad / total:.2%}) are quarantined, more than the {recipe.quarantine.max_share:.2%} allowed; "
             "look at cache/quarantine, correct the input or raise quarantine.max_share"
         )
-    if bad:
+    if aside:
         reasons = ", ".join(
             f"{name}: {count} {reason}" for name, source in ingested.items() for reason, count in sorted(source.reasons.items())
         )
-        sys.stderr.write(f"quarantine: {bad} of {total} rows kept aside ({reasons}); see cache/quarantine\n")
+        sys.stderr.write(f"quarantine: {aside} of {total + aside - bad} rows kept aside ({reasons}); see cache/quarantine\n")
+
+
+def _annotate(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], more: list[Facts], run: Run) -> None:
+    shards = [shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards]
+    annotate(store, shards, [*(family_facts(name) for name in FAMILIES), *more], run=run)
+
+
+def _load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) -> None:
+    """Make the table `frozen`: the documents of the evalset that is taken over."""
+    connection.execute('CREATE OR REPLACE TABLE frozen (doc_id VARCHAR, "group" VARCHAR, shard VARCHAR, "row" INTEGER)')
+    if frozen is not None:
+        connection.register("incoming", frozen)
+        connection.execute('INSERT INTO frozen SELECT doc_id, "group", shard, "row" FROM incoming')
+        connection.unregister("incoming")
+
+
+def _link(
+    store: Store, connection: duckdb.DuckDBPyConnection, bands: Facts | None, frozen: pa.Table | None, run: Run
+) -> edges.Linked | None:
+    """Make the table `edges`, which is empty where the recipe wants exact copies only. Documents of the evalset that are in no
+    source any more are linked, too, so that no near copy of them is trained on."""
+    if bands is None:
+        connection.execute("CREATE OR REPLACE TABLE edges (doc_a VARCHAR, doc_b VARCHAR, similarity FLOAT)")
+        return None
+    shards = [] if frozen is None else frozen["shard"].unique().to_pylist()
+    for shard in shards:
+        if not store.exists(f"corpus/{shard}"):
+            raise ManifestError(
+                f"corpus/{shard}, which holds documents of the evalset, is missing; restore it, or draw a new one with "
+                "--set evalset='\"new\"'"
+            )
+    annotate(store, shards, [bands], run=run)
+    return edges.link(store, connection, bands, run=run)
 
 
 def _decide(
     store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, tokenizer: Mapping[str, Any], frozen: pa.Table | None, run: Run
 ) -> None:
-    empty = pa.table({"doc_id": pa.array([], pa.string()), "group": pa.array([], pa.string())})
-    connection.register("frozen", empty if frozen is None else frozen.select(["doc_id", "group"]))
     corpus.load_counts(store, connection, tokenizer)
     if frozen is not None:
         _count(store, connection, tokenizer, _uncounted(connection, frozen), run)
@@ -210,8 +249,9 @@ def _inputs(recipe: Recipe, ingested: Mapping[str, Ingested]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _database(memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    with tempfile.TemporaryDirectory(prefix="gapless-") as folder:
+def _database(store: Store, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    with store.scratch() as folder:
+        folder.mkdir()
         connection = duckdb.connect(f"{folder}/decision.duckdb", config={"memory_limit": memory_limit, "temp_directory": f"{folder}/spill"})
         try:
             yield connection

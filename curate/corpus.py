@@ -10,27 +10,32 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.annotate import schema_of, signals_path
+from curate.annotate import Facts, family_facts
 from curate.ingest import Ingested
 from curate.manifest import MACROS
 from curate.recipe import DOMAIN_COMPONENT, Recipe, Source
 from curate.store import Store
 from curate.tokens import index_paths
-from filters import FAMILIES, family
+from filters import FAMILIES
 
 _DOCUMENT_COLUMNS = ["row_key", "doc_id", "source_id", "group", "url", "licence", "date", "lang", "n_bytes"]
 
 
 def load_rows(
-    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], bounds: Mapping[str, str]
+    store: Store,
+    connection: duckdb.DuckDBPyConnection,
+    recipe: Recipe,
+    ingested: Mapping[str, Ingested],
+    bounds: Mapping[str, str],
+    quality: Facts | None,
 ) -> None:
-    """Make the table `rows`: documents, one struct column of signals per family, and their source's place and bound.
+    """Make the table `rows`: documents, one struct column of signals per family, scores, and their source's place and bound.
 
-    `bounds` is the holdout bound of each source, as `decide.holdout_bound` gives it.
+    `bounds` is the holdout bound of each source, as `decide.holdout_bound` gives it; without `quality` that column is null.
     """
     connection.execute(MACROS)
     schema = _schema()
-    reader = pa.RecordBatchReader.from_batches(schema, _batches(store, recipe, ingested, bounds))
+    reader = pa.RecordBatchReader.from_batches(schema, _batches(store, recipe, ingested, bounds, quality))
     connection.register("incoming", reader)
     connection.execute(_ROWS)
     connection.unregister("incoming")
@@ -55,11 +60,14 @@ def _schema() -> pa.Schema:
     text = [pa.field(name, pa.string()) for name in _DOCUMENT_COLUMNS if name != "n_bytes"]
     more = [("n_bytes", pa.int64()), ("n_words", pa.int32()), ("shard", pa.string()), ("row", pa.int32())]
     more += [("source", pa.string()), ("component", pa.string()), ("source_place", pa.int32()), ("holdout_bound", pa.string())]
-    facts = [pa.field(name, pa.struct(list(schema_of(family(name))))) for name in FAMILIES]
+    more += [("quality", pa.float32())]
+    facts = [pa.field(name, pa.struct(list(family_facts(name).schema))) for name in FAMILIES]
     return pa.schema([*text, *(pa.field(name, kind) for name, kind in more), *facts])
 
 
-def _batches(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], bounds: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], bounds: Mapping[str, str], quality: Facts | None
+) -> Iterator[pa.RecordBatch]:
     schema = _schema()
     for place, source in enumerate(recipe.sources):
         if source not in recipe.decided_sources():
@@ -67,10 +75,11 @@ def _batches(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], bou
         for shard in ingested[source.name].shards:
             name = shard.path.removeprefix("corpus/")
             documents = store.read_table(shard.path, _DOCUMENT_COLUMNS)
-            facts = {key: store.read_table(signals_path(family(key), name)).combine_chunks() for key in FAMILIES}
+            facts = {key: store.read_table(family_facts(key).path(name)).combine_chunks() for key in FAMILIES}
             n = documents.num_rows
             columns = {column: documents[column].combine_chunks() for column in _DOCUMENT_COLUMNS}
             columns["n_words"] = facts["statistics"]["n_words"].combine_chunks()
+            columns["quality"] = pa.nulls(n, pa.float32()) if quality is None else store.read_table(quality.path(name))["quality"]
             columns["row"] = pa.array(np.arange(n, dtype=np.int32))
             constants = {"shard": name, "source": source.name, "component": component_of(source), "holdout_bound": bounds[source.name]}
             columns |= {key: pa.repeat(pa.scalar(value), n) for key, value in constants.items()}
@@ -86,7 +95,7 @@ WITH numbered AS (
     SELECT *, row_number() OVER (PARTITION BY row_key ORDER BY shard, "row") - 1 AS copy FROM incoming
 )
 SELECT * EXCLUDE (row_key, copy), left(sha256(row_key || ':' || copy), 32) AS row_id,
-    NULL::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
+    NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
     []::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks
 FROM numbered
 """

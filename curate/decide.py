@@ -12,6 +12,7 @@ import re
 import duckdb
 import pyarrow as pa
 
+from curate.keepers import keepers
 from curate.manifest import COLUMNS, share_key
 from curate.mix import pool_budgets
 from curate.recipe import DOMAIN_COMPONENT, DomainError, Recipe
@@ -19,7 +20,7 @@ from filters import family
 
 # Tokens that one byte is taken for where a source has no count yet. Only how much is counted at once depends on it.
 _TOKENS_PER_BYTE = 0.3
-_ORDER = re.compile(r"(random|n_bytes|n_words|[a-z_]+\.[a-z_]+)(?: (ASC|DESC))?")
+_ORDER = re.compile(r"(random|quality|n_bytes|n_words|[a-z_]+\.[a-z_]+)(?: (ASC|DESC))?")
 # Who is kept among copies (design.md, "No removal without proof"); null comes last.
 _KEEPER_ORDER = "quality DESC NULLS LAST, source_place, n_bytes DESC, date ASC NULLS LAST, doc_id, row_id"
 
@@ -34,24 +35,25 @@ class Wanted:
 def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | None:
     """Write the table `decided` (the columns of a manifest, and `is_eligible`: passes the rules), or say what to count.
 
-    Reads the tables `rows` (see corpus.load_rows), `counts` (doc_id, masks_key, n_tokens) and `frozen` (doc_id, group of the
-    evalset that is taken over). Raises DomainError where the
-    recipe's `select.order_by` names a column that is not there.
+    Reads the tables `rows` (see corpus.load_rows), `edges` (see edges.link), `counts` (doc_id, masks_key, n_tokens) and `frozen`
+    (doc_id, group of the evalset that is taken over). Raises DomainError where the recipe's `select.order_by` names a column that
+    is not there.
     """
-    order_by = order_expression(connection, recipe)
-    budgets = ", ".join(f"({_text(name)}, {tokens})" for name, tokens in pool_budgets(recipe).items())
-    for statement in (_JUDGE, _KEEP, _RANK, _CUT):
-        connection.execute(
-            statement.format(
-                rules=_rule_cases(recipe),
-                keeper_order=_KEEPER_ORDER,
-                order_by=order_by,
-                domain=_text(DOMAIN_COMPONENT),
-                seed=recipe.seed,
-                budgets=budgets,
-                tokens_per_byte=_TOKENS_PER_BYTE,
-            )
-        )
+    values = {
+        "rules": _rule_cases(recipe),
+        "threshold": "NULL::FLOAT" if recipe.dedup.threshold is None else f"{recipe.dedup.threshold}::FLOAT",
+        "keeper_order": _KEEPER_ORDER,
+        "order_by": order_expression(connection, recipe),
+        "domain": _text(DOMAIN_COMPONENT),
+        "seed": recipe.seed,
+        "budgets": ", ".join(f"({_text(name)}, {tokens})" for name, tokens in pool_budgets(recipe).items()),
+        "tokens_per_byte": _TOKENS_PER_BYTE,
+    }
+    for statement in (_JUDGE, _MARK, _NEAR):
+        connection.execute(statement.format(**values))
+    _keep_near(connection)
+    for statement in (_KEEP, _RANK, _CUT):
+        connection.execute(statement.format(**values))
     wanted = connection.sql(_WANTED).to_arrow_table()
     if wanted.num_rows:
         return Wanted(wanted)
@@ -59,10 +61,20 @@ def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | No
     return None
 
 
+def _keep_near(connection: duckdb.DuckDBPyConnection) -> None:
+    """Decide who is kept among near copies: `near_edges` (later, earlier, similarity, in order) -> `near` (doc_id, keeper, similarity)."""
+    edges = connection.sql("SELECT earlier, later FROM near_edges ORDER BY place").to_arrow_table()
+    n_rows = connection.execute("SELECT coalesce(max(later) + 1, 0) FROM near_edges").fetchall()[0][0]
+    by = keepers(n_rows, edges["earlier"].to_numpy(), edges["later"].to_numpy())
+    connection.register("chosen", pa.table({"place": by[by >= 0]}))
+    connection.execute(_NEAR_KEPT)
+    connection.unregister("chosen")
+
+
 def order_expression(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> str:
     """Turn `select.order_by` (random, or a column with ASC or DESC) into SQL over the table `rows`."""
     match = _ORDER.fullmatch(recipe.select.order_by)
-    allowed = "random, n_bytes, n_words, or a signal as FAMILY.SIGNAL, with ASC or DESC"
+    allowed = "random, quality, n_bytes, n_words, or a signal as FAMILY.SIGNAL, with ASC or DESC"
     if match is None:
         raise DomainError(f"select.order_by is {recipe.select.order_by!r}; allowed: {allowed}")
     column, direction = match[1], match[2] or "ASC"
@@ -103,21 +115,53 @@ CREATE OR REPLACE TABLE judged AS
 SELECT *, {rules} AS rule_reason, hash_key('holdout', "group") < holdout_bound AS is_holdout FROM rows
 """
 
-# A row with the text or the group of a held-out row would leak it, even where its own source holds out less.
-_KEEP = """
-CREATE OR REPLACE TABLE kept AS
+# A row with the text or the group of a held-out row would leak it, even where its own source holds out less; so would a near copy.
+_MARK = """
+CREATE OR REPLACE TABLE marked AS
 WITH held AS (SELECT doc_id, "group" FROM judged WHERE is_holdout UNION ALL SELECT doc_id, "group" FROM frozen),
-marked AS (
+alike AS (SELECT doc_a, doc_b FROM edges WHERE similarity >= {threshold}),
+leaking AS (
+    SELECT doc_id FROM held
+    UNION SELECT doc_b FROM alike JOIN held ON doc_a = doc_id
+    UNION SELECT doc_a FROM alike JOIN held ON doc_b = doc_id
+),
+reasoned AS (
     SELECT *, CASE
         WHEN is_holdout THEN NULL
         WHEN rule_reason IS NOT NULL THEN rule_reason
-        WHEN doc_id IN (SELECT doc_id FROM held) OR "group" IN (SELECT "group" FROM held) THEN 'holdout.leak'
+        WHEN doc_id IN (SELECT doc_id FROM leaking) OR "group" IN (SELECT "group" FROM held) THEN 'holdout.leak'
     END AS early_reason FROM judged
 )
 SELECT *,
     CASE WHEN NOT is_holdout AND early_reason IS NULL
-        THEN first_value(row_id) OVER (PARTITION BY doc_id, is_holdout, early_reason IS NULL ORDER BY {keeper_order}) END AS keeper
-FROM marked
+        THEN first_value(row_id) OVER (PARTITION BY doc_id, is_holdout, early_reason IS NULL ORDER BY {keeper_order}) END AS exact_keeper
+FROM reasoned
+"""
+
+# Texts that passed and have a near copy that passed, by their first rows in keeper order; an edge points from the earlier one.
+# Of several kept copies the most similar one stands for a text.
+_NEAR = """
+CREATE OR REPLACE TABLE near_edges AS
+WITH alike AS (SELECT * FROM edges WHERE similarity >= {threshold}),
+standing AS (
+    SELECT *, row_number() OVER (ORDER BY {keeper_order}) - 1 AS number FROM marked
+    WHERE exact_keeper = row_id AND doc_id IN (SELECT doc_a FROM alike UNION ALL SELECT doc_b FROM alike)
+),
+pointed AS (
+    SELECT least(a.number, b.number) AS earlier, greatest(a.number, b.number) AS later, similarity,
+        CASE WHEN a.number < b.number THEN a.row_id ELSE b.row_id END AS keeper,
+        CASE WHEN a.number < b.number THEN b.doc_id ELSE a.doc_id END AS doc_id
+    FROM alike JOIN standing AS a ON doc_a = a.doc_id JOIN standing AS b ON doc_b = b.doc_id
+)
+SELECT *, row_number() OVER (ORDER BY later, similarity DESC, earlier) - 1 AS place FROM pointed
+"""
+
+_NEAR_KEPT = "CREATE OR REPLACE TABLE near AS SELECT doc_id, keeper, similarity FROM near_edges SEMI JOIN chosen USING (place)"
+
+_KEEP = """
+CREATE OR REPLACE TABLE kept AS
+SELECT marked.* EXCLUDE (exact_keeper), coalesce(near.keeper, exact_keeper) AS keeper, near.similarity AS near_similarity
+FROM marked LEFT JOIN near ON marked.doc_id = near.doc_id AND exact_keeper IS NOT NULL
 """
 
 _RANK = """
@@ -168,13 +212,13 @@ GROUP BY doc_id, masks_key(masks), masks::VARCHAR ORDER BY shard, "row"
 _DECIDED = """
 CREATE OR REPLACE TABLE decided AS
 WITH final AS (
-    SELECT kept.* EXCLUDE (keeper), cut.rank, keeper, rule_reason IS NULL AS is_eligible,
-        coalesce(early_reason,
-            CASE WHEN kept.is_holdout THEN NULL WHEN keeper <> row_id THEN 'duplicate.exact' WHEN NOT is_within THEN 'budget' END
-        ) AS reason,
+    SELECT kept.* EXCLUDE (keeper), cut.rank, rule_reason IS NULL AS is_eligible,
         CASE WHEN keeper <> row_id THEN keeper END AS dup_of,
-        CASE WHEN keeper <> row_id THEN 'exact' END AS dup_kind,
-        CASE WHEN keeper <> row_id THEN 1.0::FLOAT END AS dup_similarity,
+        CASE WHEN keeper <> row_id THEN CASE WHEN near_similarity IS NULL THEN 'exact' ELSE 'jaccard' END END AS dup_kind,
+        CASE WHEN keeper <> row_id THEN coalesce(near_similarity, 1.0::FLOAT) END AS dup_similarity,
+        coalesce(early_reason,
+            CASE WHEN kept.is_holdout THEN NULL WHEN dup_kind IS NOT NULL THEN 'duplicate.' || dup_kind WHEN NOT is_within THEN 'budget' END
+        ) AS reason,
         n_counted
     FROM kept LEFT JOIN cut USING (row_id)
 ),

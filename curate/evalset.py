@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from curate.manifest import MASKS, Manifest, ManifestError
-from curate.recipe import Recipe
+from curate.recipe import DOMAIN_COMPONENT, Recipe
 from curate.store import Store, digest_of
 
 N_DOCS = 200
@@ -34,9 +34,16 @@ def inherited(store: Store, parent: Manifest | None, recipe: Recipe) -> pa.Table
     return store.read_table(path)
 
 
-def drawn(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Draw a list from the table `decided`: per component by hash until 200 documents or 1 MB are reached."""
-    return connection.sql(_DRAW.format(n_docs=N_DOCS, n_bytes=N_BYTES)).to_arrow_table().cast(_SCHEMA)
+def drawn(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> pa.Table:
+    """Draw a list from the table `decided`: per component by hash until 200 documents or 1 MB are reached.
+
+    Where the recipe selects by score, the domain's list takes rows like those that were selected (at or above the cut), and the
+    lists of the others rows below it: what the domain gains must not count as what the general text keeps.
+    """
+    cut = "NULL::FLOAT"
+    if recipe.select.order_by == "quality DESC":
+        cut = f"(SELECT min(quality) FROM decided WHERE split = 'train' AND component = '{DOMAIN_COMPONENT}')"
+    return connection.sql(_DRAW.format(n_docs=N_DOCS, n_bytes=N_BYTES, cut=cut, domain=DOMAIN_COMPONENT)).to_arrow_table().cast(_SCHEMA)
 
 
 def kept(store: Store, table: pa.Table, components: Mapping[str, float]) -> dict[str, Any]:
@@ -66,7 +73,8 @@ def path_of(info: Mapping[str, Any]) -> str:
 _DRAW = """
 WITH unique_texts AS (
     SELECT *, row_number() OVER (PARTITION BY component, doc_id ORDER BY row_id) AS occurrence
-    FROM decided WHERE split = 'holdout' AND is_eligible
+    FROM decided, (SELECT {cut} AS cut) WHERE split = 'holdout' AND is_eligible
+    AND (cut IS NULL OR CASE WHEN component = '{domain}' THEN quality >= cut ELSE quality IS NULL OR quality < cut END)
 ),
 ordered AS (
     SELECT *, row_number() OVER w AS place, sum(n_bytes) OVER w - n_bytes AS n_before

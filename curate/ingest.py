@@ -27,12 +27,12 @@ from curate.normalise import VERSION as NORMALISE_VERSION
 from curate.normalise import doc_ids, normalise, row_keys
 from curate.readers import READERS
 from curate.recipe import DomainError, Source
-from curate.rows import ROLES, Batch, Readable, rejected, wanted_fields
+from curate.rows import NO_PAGE, ROLES, Batch, Readable, rejected, wanted_fields
 from curate.shards import SHARD_SCHEMA, QuarantineWriter, Shard, ShardWriter
 from curate.store import Store, digest_of
 from curate.streams import Gone, Reject
 
-VERSION = 1
+VERSION = 2
 UNIT_BYTES = 64_000_000
 _GATHER_BYTES = 4_000_000
 _GATHER_ROWS = 16_384
@@ -62,11 +62,15 @@ class UnitRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ingested:
-    """A source as it lies in the corpus: shards in file order, rows in them, rows kept aside by reason, digests of its files."""
+    """A source as it lies in the corpus: shards in file order, rows in them, rows kept aside by reason, digests of its files.
+
+    `n_no_page` of the rows kept aside are sound, but no documents.
+    """
 
     shards: tuple[Shard, ...]
     n_rows: int
     n_quarantined: int
+    n_no_page: int
     reasons: Mapping[str, int]
     wholly_unreadable: bool
     file_digests: tuple[str, ...]
@@ -91,11 +95,13 @@ def ingest(store: Store, sources: Sequence[Source], *, run: Run, rehash: bool = 
         _check_fields(source, records)
         files = [file for unit in plans[source.name] for file in unit.files]
         n_rows, n_quarantined = sum(record.n_rows for record in records), sum(record.n_quarantined for record in records)
+        reasons = _total(record.reasons for record in records)
         ingested[source.name] = Ingested(
             shards=tuple(shard for record in records for shard in record.shards),
             n_rows=n_rows,
             n_quarantined=n_quarantined,
-            reasons=_total(record.reasons for record in records),
+            n_no_page=sum(count for reason, count in reasons.items() if reason.startswith(NO_PAGE)),
+            reasons=reasons,
             wholly_unreadable=n_rows == 0 and n_quarantined > 0,
             file_digests=tuple(file.digest for file in files if file.digest),
         )
@@ -247,7 +253,7 @@ def _documents(source_name: str, gathered: Sequence[tuple[InputFile, Batch]]) ->
         empty = [Reject(position, "no text", excerpt) for position, excerpt in zip(positions, raw, strict=True)]
         rejects += [(file.url, reject) for reject in sorted([*batch.rejects, *empty], key=lambda reject: reject.position)]
     rows = table.filter(table["has_text"]).combine_chunks().append_column("doc_id", doc_ids(text))
-    columns = {name: rows[name] for name in ("doc_id", "url", "licence", "date", "lang")}
+    columns = {name: rows[name] for name in ("doc_id", "url", "licence", "date", "lang", "title")}
     columns |= {"row_key": row_keys(source_name, rows), "source_id": rows["id"], "text": text}
     columns |= {"group": pc.coalesce(rows["group"], rows["doc_id"]), "n_bytes": pc.binary_length(text)}
     return pa.table([columns[field.name] for field in SHARD_SCHEMA], schema=SHARD_SCHEMA), rejects

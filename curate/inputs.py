@@ -38,6 +38,10 @@ FORMATS_BY_SUFFIX = {
     ".tsv": "csv",
     ".txt": "text",
     ".md": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".warc": "warc",
 }
 _BATCH_BYTES = 64_000_000
 _BATCH_FILES = 256

@@ -124,6 +124,8 @@ def pick(value: Mapping[str, Any], wanted: Wanted) -> tuple[list[str | None], st
         picked: str | None = None
         for name in wanted[role]:
             found = value.get(name)
+            if role == "title" and isinstance(found, dict | list):
+                continue
             if isinstance(found, dict | list) or (role == "text" and not isinstance(found, str | None)):
                 return [], "text is not a string" if role == "text" else f"{role} is not a scalar"
             if isinstance(found, bool):

@@ -7,6 +7,7 @@ every later version use the same one until `--refit tokenizer`.
 import hashlib
 import json
 import pathlib
+import shutil
 import sys
 from typing import Any
 
@@ -16,9 +17,9 @@ import tokenizers
 
 from curate import tokens
 from curate.recipe import DomainError, Recipe
-from curate.store import Store
+from curate.store import Store, file_digest
 
-REFITS = ("tokenizer",)
+REFITS = ("tokenizer", "quality")
 
 
 def resolve_tokenizer(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, refit: bool) -> dict[str, Any]:
@@ -29,6 +30,17 @@ def resolve_tokenizer(store: Store, connection: duckdb.DuckDBPyConnection, recip
     else:
         info = _pinned(store, connection, recipe, refit=refit)
     return {**info, "separator": recipe.tokenizer.separator}
+
+
+def keep_file(store: Store, path: pathlib.Path, kind: str, suffix: str) -> dict[str, str]:
+    """Copy a model file under models/, named by its content; give its path and SHA-256."""
+    sha256 = file_digest(path)
+    kept = f"models/{kind}-{sha256[:16]}{suffix}"
+    if not store.exists(kept):
+        with store.scratch() as scratch:
+            shutil.copyfile(path, scratch)
+            store.adopt(scratch, kept)
+    return {"path": kept, "sha256": sha256}
 
 
 def _pinned(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, refit: bool) -> dict[str, Any]:

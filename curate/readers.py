@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from curate.jsonl import pick, read_jsonl
 from curate.rows import ROLES, Batch, Readable, Wanted, first_of, is_text, rejected, strings_of, table_of
 from curate.streams import BLOCK_BYTES, EXCERPT_BYTES, MAX_DOC_BYTES, Cut, Reject, blocks, chunks
+from curate.web import read_html, read_warc
 
 _CSV_ROWS = 4_096
 _PARQUET_ROWS = 16_384
@@ -117,6 +118,8 @@ READERS: Mapping[str, Callable[[Readable, Wanted], Iterator[Batch]]] = {
     "parquet": read_parquet,
     "csv": read_csv,
     "text": read_text,
+    "html": read_html,
+    "warc": read_warc,
 }
 
 

@@ -12,7 +12,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from curate.recipe import NAME, DomainError, Recipe, build_recipe
+from curate.recipe import NAME, DomainError, Recipe
+from curate.recipe_table import build_recipe
 from curate.sample import SAMPLE_SOURCES
 from curate.store import Store
 

@@ -11,6 +11,8 @@ from rich.table import Table
 from curate.manifest import Manifest, attach
 from curate.store import Store
 
+_BAR = 60  # characters of the longest bar
+_FULL, _EMPTY = "\u2588", "\u2591"
 SAMPLE_NOTE = "SAMPLE CORPUS: made from templates by `curate make-sample`, to try the commands on; nothing learnt from it means anything"
 
 
@@ -49,10 +51,22 @@ def summary(store: Store, manifest: Manifest) -> dict[str, Any]:
         "components": [{**part, "evalset": info["evalset"]["components"].get(part["name"])} for part in info["stages"][0]["components"]],
         "epochs": info["stages"][0]["epochs"],
         "epoch_tokens": info["stages"][0]["epoch_tokens"],
+        "edges": info.get("edges"),
+        "scorers": info["scorers"],
+        "scores": _scores(connection, info),
         "reasons": connection.sql(_REASONS).to_arrow_table().to_pylist(),
         "fingerprint": info["fingerprint"],
         "decision": info["decision"],
     }
+
+
+def _scores(connection: duckdb.DuckDBPyConnection, info: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Count the domain's ranked rows by quality, in steps of 0.05, and give the score at the cut where the ranking is by it."""
+    if not info["scorers"]:
+        return None
+    (cut,) = connection.execute(_SCORE_CUT).fetchall()[0]
+    by_score = info["recipe"]["select"]["order_by"] == "quality DESC"
+    return {"bins": connection.sql(_SCORES).to_arrow_table().to_pylist(), "cut": cut if by_score else None}
 
 
 def print_summary(console: Console, data: Mapping[str, Any]) -> None:
@@ -94,6 +108,33 @@ def print_summary(console: Console, data: Mapping[str, Any]) -> None:
             style="yellow",
         )
     console.print(_plain_table("Reasons", data["reasons"]) if data["reasons"] else "nothing was dropped")
+    if data["edges"]:
+        linked = data["edges"]
+        console.print(
+            f"near copies: {linked['n_candidates']:,} pairs compared, {linked['n_edges']:,} alike (Jaccard of word 5-grams 0.5 or more)"
+            + (f", {linked['n_skipped']:,} left uncompared in hot bands" if linked["n_skipped"] else ""),
+            highlight=False,
+        )
+    if data["scores"]:
+        _print_scores(console, data["scores"], data["scorers"][0])
+
+
+def _print_scores(console: Console, scores: Mapping[str, Any], scorer: Mapping[str, Any]) -> None:
+    table = Table("quality", title="Scores of the domain's rows that passed rules and dedup", title_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column("train", justify="right")
+    table.add_column("train, over budget")
+    most = max(row["rows"] for row in scores["bins"])
+    for row in scores["bins"]:
+        wide = -(-_BAR * row["rows"] // most)
+        full = min(wide, -(-_BAR * row["train"] // most))
+        bar = _FULL * full + _EMPTY * (wide - full)
+        table.add_row(f"{row['from']:.2f}-{row['from'] + 0.05:.2f}", f"{row['rows']:,}", f"{row['train']:,}", bar)
+    console.print(table)
+    if scores["cut"] is not None:
+        console.print(f"cut at quality {scores['cut']:.4f}: the lowest score in training", highlight=False)
+    if auc := scorer["held_out_auc"]:
+        console.print(f"held-out AUC {auc['auc']:.4f} ({auc['of']})", highlight=False)
 
 
 def _plain_table(title: str, rows: list[dict[str, Any]]) -> Table:
@@ -142,3 +183,10 @@ _REASONS = """
 SELECT reason, source::VARCHAR AS source, count(*) AS rows, sum(n_bytes)::BIGINT AS n_bytes
 FROM m WHERE reason IS NOT NULL GROUP BY 1, 2 ORDER BY rows DESC, reason, source
 """
+
+_RANKED = "component = 'domain' AND rank IS NOT NULL AND quality IS NOT NULL"
+_SCORES = f"""
+SELECT least(floor(quality * 20), 19) / 20 AS "from", count(*) AS rows, count(*) FILTER (split = 'train') AS train
+FROM m WHERE {_RANKED} GROUP BY 1 ORDER BY 1 DESC
+"""
+_SCORE_CUT = f"SELECT min(quality) FROM m WHERE {_RANKED} AND split = 'train'"

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from curate.recipe import Fields
 from curate.streams import Opener, Reject
 
-ROLES = ("text", "id", "group", "url", "licence", "date", "lang")
+NO_PAGE = "not a page"  # how the reasons of rows begin that are sound but no documents
+ROLES = ("text", "id", "group", "url", "licence", "date", "lang", "title")
 _DEFAULTS = {"licence": ("licence", "license"), "lang": ("lang", "language"), "group": ()}
 SCHEMA = pa.schema([("position", pa.int64()), *((role, pa.large_string() if role == "text" else pa.string()) for role in ROLES)])
 
@@ -78,6 +79,8 @@ def strings_of(column: pa.Array, role: str) -> tuple[pa.Array, list[int], str]:
     kind = column.type
     is_span = pa.types.is_duration(kind) or pa.types.is_interval(kind)
     is_scalar = (pa.types.is_primitive(kind) and not is_span) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    if role == "title" and not is_scalar:
+        return pa.nulls(len(column), pa.string()), [], ""
     if not is_scalar or (role == "text" and not pa.types.is_null(kind)):
         wrong = pc.indices_nonzero(column.is_valid()).to_pylist()
         return pa.nulls(len(column), pa.string()), wrong, "text is not a string" if role == "text" else f"{role} is not a scalar"

@@ -33,6 +33,7 @@ SHARD_SCHEMA = pa.schema(
         ("licence", pa.string()),
         ("date", pa.string()),
         ("lang", pa.string()),
+        ("title", pa.string()),
         pa.field("n_bytes", pa.int64(), nullable=False),
         pa.field("text", pa.large_string(), nullable=False),
     ]

@@ -1,4 +1,4 @@
-"""SQL over a root: DuckDB with tables manifest, documents, signals, versions, runs, metrics and evaluations.
+"""SQL over a root: DuckDB with tables manifest, documents, signals, edges, versions, runs, metrics and evaluations.
 
 A query of a person is foreign: it is exactly one SELECT by DuckDB's own parser, on a connection that sees files of the
 root only, runs no Python, can change no setting and cannot write.
@@ -9,12 +9,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from curate.annotate import schema_of, signals_path
+from curate.annotate import family_facts
+from curate.edges import edge_paths
 from curate.manifest import Manifest, attach, load, versions
+from curate.recipe import KEPT_SIMILARITY
 from curate.store import Store
-from filters import FAMILIES, family
+from filters import FAMILIES
 
-TABLES = ("manifest", "documents", "signals", "versions", "runs", "metrics", "evaluations")
+TABLES = ("manifest", "documents", "signals", "edges", "versions", "runs", "metrics", "evaluations")
 
 
 class QueryError(ValueError):
@@ -31,6 +33,7 @@ def connect(root: str, version: str | None = None) -> duckdb.DuckDBPyConnection:
     chosen = load(store, version or (known[-1] if known else "v1"))
     connection = attach(store, chosen, "manifest")
     _views(store, connection, chosen)
+    _edges_view(store, connection)
     _records(store, connection, known)
     connection.execute(f"SET allowed_directories = {_list(_own_folders(store))}")
     connection.execute("SET enable_external_access = false")
@@ -80,10 +83,10 @@ def _views(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest
 def _signals_view(store: Store, connection: duckdb.DuckDBPyConnection, shards: list[str], place: str, files: str) -> None:
     joined, columns = [], ["shard", '"row"']
     for name in FAMILIES:
-        facts = family(name)
-        paths = [path for shard in shards if store.exists(path := signals_path(facts, shard))]
+        facts = family_facts(name)
+        paths = [path for shard in shards if store.exists(path := facts.path(shard))]
         if paths:
-            packed = ", ".join(f"{_name(field.name)} := {_name(field.name)}" for field in schema_of(facts))
+            packed = ", ".join(f"{_name(field.name)} := {_name(field.name)}" for field in facts.schema)
             urls = _list([store.url(path) for path in paths])
             joined.append(
                 f"(SELECT {place}, struct_pack({packed}) AS {name}"
@@ -94,6 +97,17 @@ def _signals_view(store: Store, connection: duckdb.DuckDBPyConnection, shards: l
         using = ' USING (shard, "row")'
         tables = " JOIN ".join(f"{table} AS t{number}{using if number else ''}" for number, table in enumerate(joined))
         connection.execute(f"CREATE VIEW signals AS SELECT {', '.join(columns)} FROM {tables}")
+
+
+def _edges_view(store: Store, connection: duckdb.DuckDBPyConnection) -> None:
+    """Pairs of the version's texts that are nearly alike, whichever build verified them."""
+    pairs = "SELECT NULL::VARCHAR AS doc_a, NULL::VARCHAR AS doc_b, NULL::FLOAT AS similarity"
+    if paths := edge_paths(store):
+        pairs = f"SELECT * FROM read_parquet({_list([store.url(path) for path in paths])})"
+    connection.execute(
+        f"CREATE VIEW edges AS SELECT DISTINCT doc_a, doc_b, similarity FROM ({pairs}) WHERE similarity >= {KEPT_SIMILARITY}"
+        " AND doc_a IN (SELECT doc_id FROM manifest) AND doc_b IN (SELECT doc_id FROM manifest)"
+    )
 
 
 def _records(store: Store, connection: duckdb.DuckDBPyConnection, known: list[str]) -> None:

@@ -4,8 +4,7 @@ Reads the whole corpus behind the version once (SHA-256 runs at over 1 GB/s) and
 DuckDB. What lies in cache/ may be gone, which is said and is no fault.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -20,9 +19,10 @@ from curate.store import Store
 def verify(store: Store, version: Manifest) -> tuple[list[str], list[str]]:
     """Check a version. Gives the faults found (none: it is as it was published) and remarks that are no faults."""
     in_parts = list(_check_parts(store, version))
-    in_tokenizer = list(_check_tokenizer(store, version))
+    in_tokenizer = list(_check_model(store, version.tokenizer))
+    in_scorers = [fault for scorer in version.info["scorers"] for model in scorer["models"] for fault in _check_model(store, model)]
     in_shards = [fault for path in _shards(version) for fault in _check_shard(store, path)]
-    faults = [*in_parts, *in_tokenizer, *in_shards, *_check_evalset(store, version)]
+    faults = [*in_parts, *in_tokenizer, *in_scorers, *in_shards, *_check_evalset(store, version)]
     remarks: list[str] = []
     if not in_parts:  # what follows reads the rows
         faults += [*_check_rows(store, version), *_check_leaks(store, version)]
@@ -78,12 +78,11 @@ def _check_leaks(store: Store, version: Manifest) -> Iterator[str]:
         yield f"{count} rows of split train share a text or a group with the evalset"
 
 
-def _check_tokenizer(store: Store, version: Manifest) -> Iterator[str]:
-    info = version.tokenizer
-    if not store.exists(info["path"]):
-        yield f"{info['path']} is missing"
-    elif hashlib.sha256(store.read_bytes(info["path"])).hexdigest() != info["sha256"]:
-        yield f"{info['path']} is damaged: its SHA-256 differs"
+def _check_model(store: Store, model: Mapping[str, Any]) -> Iterator[str]:
+    if not store.exists(model["path"]):
+        yield f"{model['path']} is missing"
+    elif store.digest(model["path"]) != model["sha256"]:
+        yield f"{model['path']} is damaged: its SHA-256 differs"
 
 
 def _check_shard(store: Store, path: str) -> Iterator[str]:
@@ -158,6 +157,10 @@ _INVARIANTS = {
     "dropped as a copy of a row that is not kept": (
         "SELECT count(*) FROM published WHERE dup_of IS NOT NULL AND dup_of NOT IN"
         " (SELECT row_id FROM published WHERE split = 'train' OR reason = 'budget')"
+    ),
+    "dropped as an exact copy of another text, or as a near copy below 0.5": (
+        "SELECT count(*) FROM published AS copy JOIN published AS kept ON copy.dup_of = kept.row_id"
+        " WHERE CASE copy.dup_kind WHEN 'exact' THEN copy.doc_id <> kept.doc_id ELSE copy.dup_similarity < 0.5 END"
     ),
 }
 _EXAM_LEAKS = """

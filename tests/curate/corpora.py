@@ -15,26 +15,35 @@ the of and to be that have with heart blood vessel patient doctor treatment drug
 acute chronic severe mild therapy nurse clinic hospital symptom fever pain chest lung cell gene protein test daily weekly show increase
 reduce change early late small large common rare normal high low week month year day children adults women men
 """
-_WORDS = _TEXT.split()
+_GENERAL = """
+the of and to be that have with river bridge market song film team season match village king queen castle train station market price
+street house garden museum road song singer band album record player goal coach city mayor election party vote army battle old new long
+short north south east west summer winter morning evening story book letter writer painter school teacher child window table
+"""
+_WORDS = {True: _TEXT.split(), False: _GENERAL.split()}
 
 
 def text(key: str, n_words: int = 80) -> str:
-    """Make a text of ordinary words; the same key gives the same text."""
+    """Make a text of ordinary words, of the domain unless the key says web or wiki; the same key gives the same text."""
+    known = _WORDS[not key.startswith(("web", "wiki"))]
     words = []
     for number in range(n_words):
-        words.append(_WORDS[int(hashlib.sha256(f"{key}|{number}".encode()).hexdigest()[:8], 16) % len(_WORDS)])
+        words.append(known[int(hashlib.sha256(f"{key}|{number}".encode()).hexdigest()[:8], 16) % len(known)])
         if number % 12 == 11:
             words[-1] += "."
     return " ".join(words).capitalize() + "."
 
 
 def documents(name: str, n: int, **more: Any) -> list[dict[str, Any]]:
-    """Make documents; every tenth is too short for the rules, every ninth is a copy of its predecessor under another id."""
+    """Make documents; every tenth is too short for the rules, every ninth is a copy of its predecessor under another id, and every
+    eleventh differs from its predecessor in its last three words (some 0.9 of their word 5-grams are the same)."""
     made: list[dict[str, Any]] = []
     for number in range(n):
         body = text(f"{name}{number}", 20 if number % 10 == 3 else 60 + number % 50)
         if number % 9 == 8:
             body = made[-1]["text"]
+        elif number % 11 == 7:
+            body = made[-1]["text"].rsplit(" ", 3)[0] + f" and one more {name}{number}."
         made.append({"id": f"{name}-{number}", "text": body, "pmid": f"{name}-p{number // 2}" if number % 3 else None, **more})
     return made
 
@@ -52,7 +61,15 @@ def write_parquet(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
 
 RECIPE = """
 domain = "tiny"
+scorers = ["quality"]
+[quality]
+dim = 8
+bucket = 1000
+rounds = 2
+lr = 1.0
+epochs = 20
 [select]
+order_by = "quality DESC"
 budget_tokens = 12000
 [mix]
 epochs = 2

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,13 +75,14 @@ def test_what_must_always_hold(base):
     for row in by_split["dropped"]:
         assert row["reason"]
         if row["dup_of"] in kept:
-            assert kept[row["dup_of"]]["doc_id"] == row["doc_id"]
+            assert (kept[row["dup_of"]]["doc_id"] == row["doc_id"]) == (row["dup_kind"] == "exact")
+            assert row["dup_similarity"] >= np.float32(0.8)
     spent = sum(row["n_tokens"] for row in by_split["train"] if row["component"] == "domain")
     assert 12_000 - 200 < spent <= 12_000
     stage = built.manifest.stages[0]
     assert sum(part.epoch_tokens for part in stage.components) == stage.epoch_tokens == 12_000
     reasons = {row["reason"] for row in by_split["dropped"]}
-    assert {"gopher_quality.min_words", "duplicate.exact", "budget"} <= reasons
+    assert {"gopher_quality.min_words", "duplicate.exact", "duplicate.jaccard", "budget"} <= reasons
 
 
 def test_papers_and_abstracts_of_one_article_stay_together(base):
@@ -311,6 +313,9 @@ def test_nothing_left_says_why(tmp_path):
     assert not (tmp_path / "root" / "manifests").exists()
 
 
+_UNSCORED = ("--set", "scorers=[]", "--set", "select.order_by=random")
+
+
 def _curate(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "curate", *arguments], capture_output=True, text=True, cwd=cwd)
 
@@ -320,8 +325,13 @@ def _curate(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[s
     [
         (["build", "--domain", "medcal"], "domain 'medcal' not found; known: medical"),
         (["build", "--recipe", "no.toml"], "recipe file 'no.toml' not found"),
-        (["build", "--domain", "medical", "--source", "a=nowhere/x.jsonl"], "nowhere/x.jsonl"),
-        (["build", "--domain", "medical", "--source", "a=*.jsonl"], "*.jsonl"),
+        (["build", "--domain", "medical", "--source", "a=a/*.gz"], "scorers names 'quality'"),
+        (["build", "--domain", "medical", *_UNSCORED, "--source", "a=nowhere/x.jsonl"], "nowhere/x.jsonl"),
+        (["build", "--domain", "medical", *_UNSCORED, "--source", "a=*.jsonl"], "*.jsonl"),
+        (["build", "--domain", "medical", "--set", "dedup.threshold=0.7"], "dedup.bands = 27 and dedup.rows = 7"),
+        (["build", "--domain", "medical", "--set", "dedup.threshold=0.3"], "from 0.5 to 1"),
+        (["build", "--domain", "medical", "--set", "quality.model=nowhere.bin"], "nowhere.bin"),
+        (["build", "--domain", "medical", "--set", "scorers=['qualty']"], "Did you mean 'quality'"),
         (["build", "--domain", "medical", "--set", "selct.budget_tokens=3"], "did you mean 'select'"),
         (["build", "--recipe", "group.toml"], "pmidd"),
         (["build", "--recipe", "column.toml"], "body"),

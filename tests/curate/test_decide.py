@@ -1,5 +1,6 @@
 """The decision equals its plain Python twin, whatever was counted before, and answers with reasons in the stated order."""
 
+import dataclasses
 from typing import Any
 
 import duckdb
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 from curate.decide import decide, holdout_bound
 from curate.manifest import COLUMNS, MACROS
 from curate.mix import pool_budgets
-from curate.recipe import DomainError, Mix, Recipe, Select, Source
+from curate.recipe import Dedup, DomainError, Mix, Recipe, Select, Source
 from curate.tokens import mask_key
 from filters import FAMILIES, family
-from tests.curate.decide_twin import decide_twin
+from tests.curate.decide_twin import decide_twin, hash16
 
 _SOURCES = (Source("papers", ("x",)), Source("web", ("x",)), Source("wiki", ("x",), role="replay", component="wikipedia"))
 _SHARES = {"papers": 0.1, "web": 0.3, "wiki": 0.1}
@@ -51,6 +52,7 @@ def _row(number: int, **given: Any) -> dict[str, Any]:
         "source_place": place,
         "holdout_bound": holdout_bound(_SHARES[source]),
         "masks": [],
+        "quality": None,
     }
     row |= given
     row.setdefault("group", row["doc_id"])
@@ -66,12 +68,14 @@ def _connection(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
         names = [signal.name for signal in family(name).signals]
         structs.append(f"struct_pack({', '.join(f'{signal} := n_words' for signal in names)}) AS {name}")
     connection.execute(
-        f"CREATE TABLE rows AS SELECT * EXCLUDE (masks, url, licence, lang, source_id, date), {', '.join(structs)}, date::VARCHAR AS date,"
+        f"CREATE TABLE rows AS SELECT * EXCLUDE (masks, url, licence, lang, source_id, date, quality), {', '.join(structs)},"
+        " date::VARCHAR AS date,"
         " url::VARCHAR AS url, licence::VARCHAR AS licence, lang::VARCHAR AS lang, source_id::VARCHAR AS source_id,"
-        " NULL::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,"
+        " quality::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,"
         ' []::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks FROM given'
     )
     connection.execute('CREATE TABLE frozen (doc_id VARCHAR, "group" VARCHAR)')
+    connection.execute("CREATE TABLE edges (doc_a VARCHAR, doc_b VARCHAR, similarity FLOAT)")
     connection.execute("CREATE TABLE counts (doc_id VARCHAR, masks_key VARCHAR, n_tokens INTEGER)")
     return connection
 
@@ -96,25 +100,39 @@ _ROWS = st.lists(
         "group": st.sampled_from([f"g{n}" for n in range(12)]),
         "date": st.sampled_from([None, "1990", "2001"]),
         "n_words": st.integers(0, 8),
+        "quality": st.sampled_from([None, 0.25, 0.5]),
     }),
     min_size=1,
     max_size=40,
 )  # fmt: skip
 
 
+# Values that float32 holds exactly, on both sides of the threshold and at it.
+_EDGES = st.dictionaries(
+    st.tuples(st.integers(0, 24), st.integers(0, 24)), st.sampled_from([0.5, 0.75, 0.8, 0.875, 0.9375, 1.0]), max_size=30
+)
+
+
 @settings(max_examples=60, deadline=None)
-@given(given_rows=_ROWS, budget=st.integers(1, 200), counted=st.sets(st.integers(0, 24)))
-def test_the_decision_equals_its_twin(given_rows: list[dict[str, Any]], budget: int, counted: set[int]) -> None:
+@given(given_rows=_ROWS, budget=st.integers(1, 200), counted=st.sets(st.integers(0, 24)), edges=_EDGES)
+def test_the_decision_equals_its_twin(
+    given_rows: list[dict[str, Any]], budget: int, counted: set[int], edges: dict[tuple[int, int], float]
+) -> None:
     rows = [_row(number, **given) for number, given in enumerate(given_rows)]
     by_doc = {row["doc_id"]: 10 * int(row["doc_id"][1:]) + 40 for row in rows}
+    quality = {row["doc_id"]: row["quality"] for row in rows}  # a fact about the text: the same in all its rows
     for row in rows:
-        row["n_bytes"] = by_doc[row["doc_id"]]
+        row["n_bytes"], row["quality"] = by_doc[row["doc_id"]], quality[row["doc_id"]]
+    joined = [(f"d{min(a, b):03d}", f"d{max(a, b):03d}", value) for (a, b), value in edges.items() if a != b]
+    joined = list({pair[:2]: pair for pair in joined}.values())
     n_tokens = {doc_id: 1 + n_bytes // 17 for doc_id, n_bytes in by_doc.items()}
     connection, recipe = _connection(rows), _recipe(budget=budget)
     for number in counted:
         connection.execute("INSERT INTO counts VALUES (?, '', ?)", [f"d{number:03d}", n_tokens.get(f"d{number:03d}", 9)])
+    for pair in joined:
+        connection.execute("INSERT INTO edges VALUES (?, ?, ?)", list(pair))
     _settle(connection, recipe, n_tokens)
-    assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=3, seed=0)
+    assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=3, seed=0, edges=joined)
 
 
 def test_every_row_has_all_columns_of_a_manifest() -> None:
@@ -202,3 +220,74 @@ def test_order_by_refuses_what_it_does_not_know(order_by: str) -> None:
     connection = _connection([_row(1)])
     with pytest.raises(DomainError, match=r"select\.order_by"):
         decide(connection, _recipe(order_by=order_by))
+
+
+def _near(rows: list[dict[str, Any]], edges: list[tuple[str, str, float]], **more: Any) -> dict[str, tuple[Any, ...]]:
+    connection = _connection(rows)
+    for pair in edges:
+        connection.execute("INSERT INTO edges VALUES (?, ?, ?)", list(pair))
+    _settle(connection, _recipe(**more), {row["doc_id"]: 5 for row in rows})
+    found = connection.execute("SELECT row_id, split, reason, dup_of, dup_kind, round(dup_similarity::DOUBLE, 4) FROM decided").fetchall()
+    return {row[0]: row[1:] for row in found}
+
+
+def test_a_chain_of_near_copies_keeps_both_ends() -> None:
+    rows = [_row(number, n_bytes=100 - number, group="a") for number in (1, 2, 3)]
+    found = _near(rows, [("d001", "d002", 0.9), ("d002", "d003", 0.85)])
+    assert found["r001"][:2] == found["r003"][:2] == ("train", None)
+    assert found["r002"] == ("dropped", "duplicate.jaccard", "r001", "jaccard", 0.9)
+
+
+def test_near_duplicates_keep_the_best_scored() -> None:
+    rows = [_row(1, quality=0.2, n_bytes=900, group="a"), _row(2, quality=0.9, group="a")]
+    found = _near(rows, [("d001", "d002", 0.8)])  # at the threshold, and 0.8 is no float32
+    assert found["r002"][0] == "train"
+    assert found["r001"] == ("dropped", "duplicate.jaccard", "r002", "jaccard", 0.8)
+
+
+def test_below_the_threshold_or_without_one_nothing_goes() -> None:
+    rows = [_row(1, group="a"), _row(2, group="a")]
+    assert _near(rows, [("d001", "d002", 0.79)])["r002"][0] == "train"
+    recipe = dataclasses.replace(_recipe(), dedup=Dedup(threshold=None))
+    connection = _connection(rows)
+    connection.execute("INSERT INTO edges VALUES ('d001', 'd002', 1.0)")
+    _settle(connection, recipe, {"d001": 5, "d002": 5})
+    assert {row[0] for row in _decided(connection).values()} == {"train"}
+
+
+def test_exact_copies_of_a_near_copy_go_by_the_row_that_is_kept() -> None:
+    rows = [_row(1, n_bytes=90, group="a"), _row(2, group="a"), _row(3, doc_id="d002", group="a")]
+    found = _near(rows, [("d001", "d002", 0.9)])
+    assert found["r002"] == found["r003"] == ("dropped", "duplicate.jaccard", "r001", "jaccard", 0.9)
+
+
+def test_a_tighter_rule_that_drops_a_keeper_brings_back_its_next_best_copy() -> None:
+    rows = [_row(1, n_bytes=90, n_words=5, group="a"), _row(2, n_bytes=80, n_words=9, group="a"), _row(3, n_words=9, group="a")]
+    edges = [("d001", "d002", 0.9), ("d001", "d003", 0.9), ("d002", "d003", 0.9)]
+    assert [row_id for row_id, row in _near(rows, edges).items() if row[0] == "train"] == ["r001"]
+    found = _near(rows, edges, min_words=6)
+    assert found["r001"][1] == "gopher_quality.min_words"
+    assert found["r002"][0] == "train"
+    assert found["r003"][1:3] == ("duplicate.jaccard", "r002")
+
+
+def test_near_copies_of_held_out_and_frozen_texts_leak() -> None:
+    held = next(n for n in range(100) if int(hash16(f"holdout|d{n:03d}"), 16) < int(0.1 * 2**64))
+    free = [n for n in range(100) if int(hash16(f"holdout|d{n:03d}"), 16) > int(0.5 * 2**64)][:3]
+    rows = [_row(n) for n in (held, *free)]
+    connection = _connection(rows)
+    connection.execute("INSERT INTO frozen VALUES ('frozen', 'elsewhere')")
+    for other, number in ((f"d{held:03d}", free[0]), ("frozen", free[1])):
+        connection.execute("INSERT INTO edges VALUES (?, ?, 0.8)", sorted([other, f"d{number:03d}"]))
+    _settle(connection, _recipe(), {row["doc_id"]: 5 for row in rows})
+    found = _decided(connection)
+    assert [found[f"r{n:03d}"][:2] for n in (held, *free)] == [
+        ("holdout", None), ("dropped", "holdout.leak"), ("dropped", "holdout.leak"), ("train", None),
+    ]  # fmt: skip
+
+
+def test_order_by_quality_ranks_the_best_first_and_null_last() -> None:
+    rows = [_row(1, quality=0.1, group="a"), _row(2, quality=None, group="a"), _row(3, quality=0.7, group="a")]
+    connection = _connection(rows)
+    _settle(connection, _recipe(order_by="quality DESC"), {"d001": 5, "d002": 5, "d003": 5})
+    assert [row[2] for _, row in sorted(_decided(connection).items())] == [2, 3, 1]

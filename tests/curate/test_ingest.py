@@ -83,6 +83,7 @@ def test_a_row_of_the_corpus_has_its_identity_and_its_fields(tmp_path: pathlib.P
         "licence": "cc",
         "date": "2024",
         "lang": "fr",
+        "title": None,
         "n_bytes": len("\u00e9".encode()),
         "text": "\u00e9",
     }

@@ -51,13 +51,16 @@ def test_without_sources_the_shipped_domain_reads_the_sample(store):
 
 
 def test_a_source_on_the_command_line_is_a_candidate(store):
-    recipe = read_recipe(store, domain="medical", sources=["notes=data/*.jsonl"])
+    recipe = read_recipe(store, domain="medical", sources=["notes=data/*.jsonl"], settings=["scorers=[]", "select.order_by=random"])
     assert not recipe.is_sample
     assert [(source.name, source.role, source.path) for source in recipe.sources] == [("notes", "candidate", ("data/*.jsonl",))]
 
 
 def test_a_domain_of_the_root_comes_before_the_shipped_one_and_may_extend_it(store):
-    store.write_bytes("domains/medical.toml", b'extends = "medical"\n[select]\nbudget_tokens = 7\n[sources.a]\npath = "a.jsonl"\n')
+    store.write_bytes(
+        "domains/medical.toml",
+        b'extends = "medical"\nscorers = []\n[select]\norder_by = "random"\nbudget_tokens = 7\n[sources.a]\npath = "a.jsonl"\n',
+    )
     recipe = read_recipe(store, domain="medical")
     assert (recipe.domain, recipe.select.budget_tokens, recipe.mix.epochs) == ("medical", 7, 4)
     assert recipe.sources[0].path == (store.url("a.jsonl"),)

@@ -41,7 +41,7 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     from curate.recipe_file import read_recipe
 
     root = tmp_path_factory.mktemp("sample")
-    settings = ["select.budget_tokens=20k", "tokenizer.vocab_size=512", "mix.epochs=2", "holdout.share=0.01"]
+    settings = ["select.budget_tokens=20k", "tokenizer.vocab_size=512", "mix.epochs=2", "holdout.share=0.02"]
     store = Store(str(root))
     build(store, read_recipe(store, domain="medical", settings=settings), run=local(1))
     return root

@@ -1,0 +1,246 @@
+"""From the merged tables of a recipe to the recipe: every key and value checked before the first byte of a source is read.
+
+Nothing has two spellings and nothing unknown passes: a wrong key is refused with the nearest known one. Every error is one line
+that says what was got, what is allowed and what to do.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from curate.recipe import (
+    DOMAIN_COMPONENT,
+    FORMATS,
+    KEPT_SIMILARITY,
+    NAME,
+    PLAIN_KEYS,
+    ROLES,
+    SCORERS,
+    SEPARATORS,
+    Dedup,
+    DomainError,
+    Fields,
+    Holdout,
+    Mix,
+    Quality,
+    Quarantine,
+    Recipe,
+    Select,
+    Source,
+    TokenizerChoice,
+)
+from filters import FAMILIES, family
+from filters.minhash import fitting_bands, least_threshold, recall
+
+_SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_SECTIONS: dict[str, type] = {
+    "holdout": Holdout,
+    "dedup": Dedup,
+    "quality": Quality,
+    "select": Select,
+    "mix": Mix,
+    "tokenizer": TokenizerChoice,
+    "quarantine": Quarantine,
+}
+
+
+def build_recipe(table: Mapping[str, Any], *, is_sample: bool) -> Recipe:
+    """Check the tables of a recipe and make it. Raises DomainError, in one line, for everything that is wrong."""
+    families = [name for name in FAMILIES if family(name).rules]
+    _refuse_unknown(table, [*PLAIN_KEYS, *_SECTIONS, *families, "sources"], where="the recipe")
+    if not NAME.fullmatch(str(table["domain"])):
+        raise DomainError(f"domain {table['domain']!r} is not a name; use letters, digits, '.', '_' and '-'")
+    sections = {key: _section(cls, table.get(key, {}), key) for key, cls in _SECTIONS.items()}
+    plain = {key: table[key] for key in ("seed", "evalset") if key in table}
+    rules = tuple(table.get("rules", Recipe.__dataclass_fields__["rules"].default))
+    for name in rules:
+        if name not in families:
+            raise DomainError(f"rules names the unknown family {name!r}; known: {', '.join(families)}")
+    scorers = tuple(table.get("scorers", ()))
+    for name in scorers:
+        _one_of(name, SCORERS, "scorers")
+    sources = tuple(_source(name, spec) for name, spec in table["sources"].items())
+    recipe = Recipe(
+        domain=table["domain"],
+        sources=sources,
+        rules=rules,
+        scorers=scorers,
+        thresholds={name: _thresholds(name, table.get(name, {})) for name in rules},
+        is_sample=is_sample,
+        **sections,
+        **plain,
+    )
+    _check(recipe)
+    return recipe
+
+
+def _section(cls: type, table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise DomainError(f"{where} is {table!r}, but it is a table; write [{where}] with keys {', '.join(_names(cls))}")
+    _refuse_unknown(table, _names(cls), where=f"[{where}]")
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in table.items()})
+
+
+def _source(name: str, spec: Any) -> Source:
+    where = f"sources.{name}"
+    if not NAME.fullmatch(name):
+        raise DomainError(f"source name {name!r} is not allowed; use letters, digits, '.', '_' and '-'")
+    if not isinstance(spec, Mapping) or "path" not in spec:
+        raise DomainError(f'[{where}] has no path; add path = "FILE or GLOB"')
+    spec = dict(spec)
+    path = (spec["path"],) if isinstance(spec["path"], str) else tuple(spec["path"])
+    fields = _section(Fields, spec.pop("fields", {}), f"{where}.fields")
+    source = _section(Source, {**spec, "path": path, "name": name}, where)
+    return dataclasses.replace(typing.cast(Source, source), fields=fields)
+
+
+def _thresholds(name: str, table: Mapping[str, Any]) -> dict[str, float | None]:
+    rules = {rule.name: rule.threshold for rule in family(name).rules}
+    _refuse_unknown(table, list(rules), where=f"[{name}]")
+    for key, value in table.items():
+        if value is not False and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise DomainError(f"{name}.{key} is {value!r}; it takes a number, or false to switch the rule off")
+    given = {key: None if value is False else value for key, value in table.items()}
+    return {**rules, **given}
+
+
+def _names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: list[str], *, where: str) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise DomainError(f"{where} has the unknown key {key!r}; did you mean {near[0]!r}? Known: {', '.join(known)}")
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if int in options and isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMBT])", value)):
+        value = round(float(match[1]) * _SUFFIXES[match[2]])
+    if value is False and types.NoneType in options:
+        return None
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin in (int, float, str) and type(value) is origin:
+            return value
+        if origin is tuple and isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+            return value
+        if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+            return {key: _typed(item, float, f"{where}.{key}") for key, item in value.items()}
+    names = " or ".join(getattr(option, "__name__", str(option)) for option in options if option is not types.NoneType)
+    raise DomainError(f"{where} is {value!r}; it takes a value of type {names}")
+
+
+def _check(recipe: Recipe) -> None:
+    for source in recipe.sources:
+        _one_of(source.role, ROLES, f"sources.{source.name}.role")
+        _one_of(source.format, FORMATS, f"sources.{source.name}.format")
+        _share(recipe.holdout_share(source), f"sources.{source.name}.holdout_share")
+        if (source.role == "replay") != (source.component is not None):
+            raise DomainError(
+                f"source {source.name!r} has role {source.role!r} and component {source.component!r}; "
+                "a replay source, and no other, names its component"
+            )
+        if source.component == DOMAIN_COMPONENT:
+            raise DomainError(
+                f"source {source.name!r} has component {DOMAIN_COMPONENT!r}, which is the name of the candidates' own; "
+                "name the replay component otherwise"
+            )
+    _one_of(recipe.tokenizer.separator, SEPARATORS, "tokenizer.separator")
+    _one_of(recipe.mix.redraw, ("fixed", "dynamic"), "mix.redraw")
+    _one_of(recipe.evalset, ("reuse", "new"), "evalset")
+    _share(recipe.quarantine.max_share, "quarantine.max_share")
+    for name, value, least in [
+        ("select.budget_tokens", recipe.select.budget_tokens, 1),
+        ("select.epoch_tokens", recipe.select.epoch_tokens or 1, 1),
+        ("mix.epochs", recipe.mix.epochs, 1),
+        ("tokenizer.vocab_size", recipe.tokenizer.vocab_size, 300),
+        ("seed", recipe.seed, 0),
+        ("dedup.bands", recipe.dedup.bands, 1),
+        ("dedup.rows", recipe.dedup.rows, 1),
+        ("dedup.seed", recipe.dedup.seed, 0),
+        ("quality.dim", recipe.quality.dim, 1),
+        ("quality.epochs", recipe.quality.epochs, 1),
+        ("quality.word_ngrams", recipe.quality.word_ngrams, 1),
+        ("quality.bucket", recipe.quality.bucket, 1),
+        ("quality.rounds", recipe.quality.rounds, 1),
+        ("quality.max_docs", recipe.quality.max_docs, 10),
+    ]:
+        if not isinstance(value, int) or value < least:
+            raise DomainError(f"{name} is {value!r}; it takes a whole number of at least {least}")
+    _check_dedup(recipe.dedup)
+    _check_scorers(recipe)
+    _check_mix(recipe)
+
+
+def _check_dedup(dedup: Dedup) -> None:
+    if dedup.threshold is None:
+        return
+    if not KEPT_SIMILARITY <= dedup.threshold <= 1.0:
+        raise DomainError(
+            f"dedup.threshold is {dedup.threshold:g}; it takes a Jaccard similarity from {KEPT_SIMILARITY:g} to 1, "
+            "or false for exact copies only"
+        )
+    least = least_threshold(dedup.bands, dedup.rows)
+    if dedup.threshold < least:
+        bands, rows = fitting_bands(dedup.threshold)
+        found = recall(dedup.threshold, bands=dedup.bands, rows=dedup.rows)
+        raise DomainError(
+            f"dedup.threshold is {dedup.threshold:g}, but {dedup.bands} x {dedup.rows} bands are made for {least:g} and would find only "
+            f"{found:.0%} of such pairs; set it to {least:g} or more, or dedup.bands = {bands} and dedup.rows = {rows}"
+        )
+
+
+def _check_scorers(recipe: Recipe) -> None:
+    has_reference = any(source.role == "reference" for source in recipe.sources)
+    if "quality" in recipe.scorers and recipe.quality.model is None and not has_reference:
+        raise DomainError(
+            "scorers names 'quality', which is fitted on sources with the role 'reference', and none is there; add one "
+            "(trusted text of the domain), name a fastText model with quality.model, or go without: "
+            "--set 'scorers=[]' --set select.order_by=random"
+        )
+    if recipe.select.order_by.split()[0] == "quality" and "quality" not in recipe.scorers:
+        raise DomainError('select.order_by names quality, but scorers does not; set scorers = ["quality"], or another order')
+    if not 0.0 < recipe.quality.lr <= 10.0:
+        raise DomainError(f"quality.lr is {recipe.quality.lr:g}; it takes a learning rate above 0, at most 10")
+
+
+def _check_mix(recipe: Recipe) -> None:
+    have = [DOMAIN_COMPONENT] * any(source.role == "candidate" for source in recipe.sources)
+    have += [str(source.component) for source in recipe.sources if source.role == "replay"]
+    if DOMAIN_COMPONENT not in have:
+        raise DomainError("no source has the role 'candidate', so there is nothing to select from; add one, or --source NAME=GLOB")
+    for name, share in recipe.mix.shares.items():
+        _share(share, f"mix.shares.{name}", top=1.0)
+        if name not in have:
+            raise DomainError(
+                f"mix.shares names the component {name!r}, which no source has; components here: {', '.join(dict.fromkeys(have))}"
+            )
+    for name in have:
+        if name not in recipe.mix.shares:
+            raise DomainError(f"component {name!r} has a source but no share; add it to mix.shares (0 keeps it for evaluation only)")
+    total = sum(recipe.mix.shares.values())
+    if abs(total - 1.0) > 1e-9:
+        raise DomainError(f"mix.shares add up to {total:g}; they must add up to 1")
+    if recipe.mix.shares[DOMAIN_COMPONENT] == 0.0:
+        raise DomainError(f"mix.shares.{DOMAIN_COMPONENT} is 0, so the domain would never be read; give it a share above 0")
+
+
+def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)
+        raise DomainError(f"{where} is {value!r}; allowed: {', '.join(allowed)}. Did you mean {near[0]!r}?")
+
+
+def _share(value: float, where: str, top: float = 0.999999) -> None:
+    if not 0.0 <= value <= top:
+        raise DomainError(f"{where} is {value:g}; it takes a share from 0 to {top:g}")

@@ -1,0 +1,247 @@
+"""Fit, pin and apply the quality classifier: reference against the pool, such that no document is scored by a model that saw it.
+
+Stands between ingest and annotate. Documents fall into two folds by their doc_id; a document is scored by the model of the other
+fold, always. Two rounds, because the pool is unlabelled: what the first round's models find domain-like leaves the second round's
+negatives. Like a tokenizer, the fitted models are kept under models/ by digest and pinned for the domain until `--refit quality`.
+
+Cost: the drawn texts are read once and written once, sorted by doc_id; fastText goes over them `epochs` times on one thread per
+fold and round, at some 2 MB/s with 100 dimensions; scoring is in filters.quality.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.annotate import Facts
+from curate.executor import Run
+from curate.ingest import Ingested
+from curate.manifest import MACROS
+from curate.models import keep_file
+from curate.recipe import DomainError, Recipe
+from curate.store import Store
+from filters import bags, quality
+from filters.columns import TextBatch
+
+# Each document gives one piece of 20 of its words to the fit: a long one weighs no more than a short one, and the reader of short pieces
+# judges short documents as well as long ones.
+PIECE_WORDS = 20
+_FIT_KEYS = ("dim", "epochs", "lr", "word_ngrams", "bucket")
+_FOLDS = (0, 1)
+_BATCH_ROWS = 4096
+_SIDES = ("reference", "background", "pool")
+_EXAMPLES = pa.schema([
+    ("doc_id", pa.string()), ("side", pa.string()), ("pick", pa.string()), ("piece", pa.large_string()), ("bag", pa.large_string()),
+])  # fmt: skip
+_NO_SCORES = pa.table({"side": pa.array([], pa.string()), "score": pa.array([], pa.float32())})
+_SCORES = pa.schema([("quality", pa.float32())])
+_MEASURED = "reference against the unlabelled pool, each document scored by the model of the other fold"
+
+
+def resolve_quality(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], *, refit: bool, run: Run) -> dict[str, Any]:
+    """Give the classifier of a build as manifest.json records it: the recipe's own model, the domain's pinned ones, or new fits.
+
+    Raises DomainError for a file that is no fastText model, an unknown label, or too few documents to fit on.
+    """
+    if recipe.quality.model is not None:
+        return _named(store, recipe.quality.model, recipe.quality.label)
+    pin = f"models/pins/{recipe.domain}.quality.json"
+    if not refit and store.exists(pin):
+        return _pinned(store, pin, recipe)
+    info = _fit(store, recipe, ingested, run)
+    if refit:
+        store.write_json(pin, info)
+    elif not store.create(pin, json.dumps(info, indent=2, sort_keys=True).encode()):
+        return _pinned(store, pin, recipe)
+    return info
+
+
+def quality_facts(store: Store, info: Mapping[str, Any]) -> Facts:
+    """Give the facts of a classifier: the column `quality`, 0 to 1."""
+    paths = [model["path"] for model in info["models"]]
+    digest = "".join(model["sha256"] for model in info["models"])
+    compute = functools.partial(_quality, store.url(), tuple(paths), info["label"], info["reads"])
+    return Facts(
+        "quality", quality.VERSION, _SCORES, compute, {"label": info["label"], "reads": info["reads"], "bags": bags.VERSION}, digest
+    )
+
+
+def fold_of(doc_ids: pa.Array) -> np.ndarray:
+    """Say which fold each doc_id falls into (0 or 1): its first hex digit below 8, or not."""
+    firsts = pc.utf8_slice_codeunits(doc_ids, 0, 1)
+    return np.where(pc.less(firsts, "8").to_numpy(zero_copy_only=False), 0, 1)
+
+
+def _named(store: Store, path: str, label: str) -> dict[str, Any]:
+    try:
+        quality.load(path, label)
+    except (OSError, ValueError) as error:
+        raise DomainError(f"quality.model {path!r}: {error}") from None
+    model = keep_file(store, pathlib.Path(path), "quality", ".bin")
+    return {
+        "name": "quality", "label": label, "reads": "text", "models": [model], "settings": None, "fitted_on": None, "held_out_auc": None,
+    }  # fmt: skip
+
+
+def _pinned(store: Store, pin: str, recipe: Recipe) -> dict[str, Any]:
+    info: dict[str, Any] = store.read_json(pin)
+    wanted = _settings(recipe)
+    changed = [f"{key} is {wanted[key]}, was {info['settings'][key]}" for key in wanted if wanted[key] != info["settings"][key]]
+    if changed:
+        raise DomainError(
+            f"the quality classifier of domain {recipe.domain!r} was fitted with other settings ({', '.join(changed)}); "
+            "fit it anew with --refit quality, or set them back"
+        )
+    for model in info["models"]:
+        if not store.exists(model["path"]):
+            raise DomainError(f"{model['path']}, a model of the quality classifier, is missing; restore it, or use --refit quality")
+    return info
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe.quality, name) for name in (*_FIT_KEYS, "rounds", "max_docs")}
+
+
+def _fit(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], run: Run) -> dict[str, Any]:
+    settings = quality.FitSettings(**{name: getattr(recipe.quality, name) for name in _FIT_KEYS})
+    with store.scratch() as folder:
+        folder.mkdir()
+        n_drawn = _draw(store, folder, recipe, ingested)
+        counts = ", ".join(f"{n_drawn.get(side, 0):,} {side}" for side in _SIDES)
+        sys.stderr.write(f"quality: fitting on {counts} documents, two folds, {recipe.quality.rounds} rounds\n")
+        bound = np.inf
+        for number in range(1, recipe.quality.rounds + 1):
+            try:
+                run(_FOLDS, functools.partial(_fit_and_score, folder, settings, bound), label=f"round {number}")
+            except ValueError as error:
+                raise DomainError(
+                    f"the quality classifier cannot be fitted ({error}); check what the reference and the pool hold"
+                ) from None
+            for fold in _FOLDS:  # only now, because a fit reads the scores of the round before
+                os.replace(folder / f"next-{fold}.parquet", _scores_path(folder, fold))
+            scores = pa.concat_tables([pq.read_table(_scores_path(folder, fold)) for fold in _FOLDS])
+            by_side = {side: scores.filter(pc.equal(scores["side"], side))["score"].to_numpy() for side in _SIDES}
+            bound = float(np.median(by_side["pool"])) if len(by_side["pool"]) else np.inf
+        models = [keep_file(store, folder / f"model-{fold}.bin", "quality", ".bin") for fold in _FOLDS]
+    held_out = {"auc": round(quality.auc(by_side["reference"], by_side["pool"]), 4), "of": _MEASURED}
+    return {
+        "name": "quality", "label": quality.DOMAIN_LABEL, "reads": "bags", "models": models, "settings": _settings(recipe),
+        "fitted_on": {side: n_drawn.get(side, 0) for side in _SIDES}, "held_out_auc": held_out,
+    }  # fmt: skip
+
+
+def _draw(store: Store, folder: pathlib.Path, recipe: Recipe, ingested: Mapping[str, Ingested]) -> dict[str, int]:
+    """Write each fold's examples, sorted by doc_id, to folder/fold-N.parquet; give the number of documents by side."""
+    connection = duckdb.connect(f"{folder}/draw.duckdb", config={"memory_limit": "2GB", "temp_directory": f"{folder}/spill"})
+    connection.execute(MACROS)
+    connection.execute('CREATE TABLE documents (doc_id VARCHAR, side UTINYINT, shard VARCHAR, "row" INTEGER)')
+    sides = {"reference": 0, "background": 1, "candidate": 2}
+    for source in recipe.sources:
+        for shard in ingested[source.name].shards if source.role in sides else ():
+            connection.register("incoming", store.read_table(shard.path, ["doc_id"]))
+            connection.execute(
+                "INSERT INTO documents SELECT doc_id, ?, ?, row_number() OVER () - 1 FROM incoming", [sides[source.role], shard.path]
+            )
+    drawn = connection.sql(_DRAWN.format(max_docs=recipe.quality.max_docs)).to_arrow_table()
+    connection.execute("CREATE TABLE examples (doc_id VARCHAR, side UTINYINT, pick VARCHAR, piece VARCHAR, bag VARCHAR)")
+    for shard in drawn["shard"].unique().to_pylist():
+        wanted = drawn.filter(pc.equal(drawn["shard"], shard))
+        for start in range(0, wanted.num_rows, _BATCH_ROWS):
+            part = wanted.slice(start, _BATCH_ROWS)
+            texts = TextBatch.from_arrow(store.read_rows(shard, part["row"].to_pylist(), ["text"])["text"])
+            read = {"piece": _chosen_pieces(texts, part["pick"]), "bag": bags.bags(texts)}
+            connection.register("incoming", pa.table({**{name: part[name] for name in ("doc_id", "side", "pick")}, **read}))
+            connection.execute("INSERT INTO examples FROM incoming")
+    for fold, test in zip(_FOLDS, ("<", ">="), strict=True):
+        query = f"SELECT doc_id, {list(_SIDES)}[side + 1] AS side, pick, piece, bag FROM examples WHERE doc_id {test} '8' ORDER BY doc_id"
+        with pq.ParquetWriter(folder / f"fold-{fold}.parquet", _EXAMPLES) as writer:
+            for batch in connection.sql(query).to_arrow_reader(_BATCH_ROWS):
+                writer.write_table(pa.Table.from_batches([batch]).cast(_EXAMPLES))
+    counts = connection.execute("SELECT side, count(*) FROM examples GROUP BY side").fetchall()
+    connection.close()
+    return {_SIDES[side]: n for side, n in counts}
+
+
+def _chosen_pieces(texts: TextBatch, picks: pa.ChunkedArray) -> pa.Array:
+    """Choose one piece of each document, by the last eight digits of its hash."""
+    pieces, starts = bags.pieces(texts, PIECE_WORDS)
+    draws = np.array([int(pick[8:], 16) for pick in picks.to_pylist()], dtype=np.int64)
+    return pieces.take(pa.array(starts[:-1] + draws % np.diff(starts)))
+
+
+def _fit_and_score(folder: pathlib.Path, settings: quality.FitSettings, bound: float, fold: int) -> None:
+    """Fit one fold's model of a round, and score the other fold's documents by it.
+
+    Pool documents that the round before scored above `bound` are no negatives. Of the larger class the documents with the smallest
+    hashes are taken, as many as the other class has.
+    """
+    examples = pq.read_table(folder / f"fold-{fold}.parquet", columns=["side", "pick"])
+    side, order = (
+        examples["side"].to_numpy(zero_copy_only=False),
+        np.argsort(examples["pick"].to_numpy(zero_copy_only=False), kind="stable"),
+    )
+    is_domain = side == "reference"
+    is_other = ~is_domain
+    if np.isfinite(bound):
+        scores = pq.read_table(_scores_path(folder, fold))["score"].to_numpy()
+        is_other &= (side == "background") | ~(scores > bound)
+    n_each = min(int(is_domain.sum()), int(is_other.sum()))
+    taken = np.zeros(len(order), bool)
+    for kind in (is_domain, is_other):
+        taken[order[kind[order]][:n_each]] = True
+    first, lines, model = 0, folder / f"examples-{fold}.txt", str(folder / f"model-{fold}.bin")
+    with open(lines, "wb") as file:
+        for batch in pq.ParquetFile(folder / f"fold-{fold}.parquet").iter_batches(_BATCH_ROWS, columns=["piece"]):
+            part = slice(first, first + batch.num_rows)
+            chosen = pa.array(taken[part])
+            quality.write_examples(file, batch.column(0).filter(chosen), pa.array(is_domain[part]).filter(chosen))
+            first += batch.num_rows
+    quality.fit(str(lines), model, settings)
+    scorer = quality.load(model)
+    others = pq.ParquetFile(folder / f"fold-{1 - fold}.parquet").iter_batches(_BATCH_ROWS, columns=["side", "bag"])
+    parts = [pa.table({"side": batch["side"], "score": scorer.score(batch["bag"])}) for batch in others]
+    pq.write_table(pa.concat_tables(parts) if parts else _NO_SCORES, folder / f"next-{1 - fold}.parquet")
+
+
+def _scores_path(folder: pathlib.Path, fold: int) -> pathlib.Path:
+    return folder / f"scores-{fold}.parquet"
+
+
+def _quality(
+    store_url: str, paths: Sequence[str], label: str, reads: str, documents: pa.RecordBatch, texts: TextBatch
+) -> Sequence[pa.Array]:
+    """Score documents by the one model, or by the model of the fold that they are not in."""
+    scorers = [_scorer(store_url, path, label) for path in paths]
+    read = bags.bags(texts) if reads == "bags" else documents["text"]
+    if len(scorers) == 1:
+        return [scorers[0].score(read)]
+    fold = fold_of(documents["doc_id"])
+    scores = pa.nulls(documents.num_rows, pa.float32())
+    for number, scorer in enumerate(scorers):
+        is_other = pa.array(fold != number)
+        scores = pc.replace_with_mask(scores, is_other, scorer.score(read.filter(is_other)))
+    return [scores]
+
+
+@functools.cache
+def _scorer(store_url: str, path: str, label: str) -> quality.Scorer:
+    """Load a model once per process."""
+    return quality.load(str(Store(store_url).local(path)), label)
+
+
+# A text that is in several sides counts as the most trusted one; each side is drawn by hash, up to its bound.
+_DRAWN = """
+WITH texts AS (SELECT doc_id, min(side) AS side, min({{'shard': shard, 'row': "row"}}) AS place FROM documents GROUP BY doc_id),
+keyed AS (SELECT *, hash_key('quality|' || side, doc_id) AS pick FROM texts),
+ordered AS (SELECT *, row_number() OVER (PARTITION BY side ORDER BY pick, doc_id) AS number FROM keyed)
+SELECT doc_id, side, pick, place.shard AS shard, place."row" AS "row" FROM ordered WHERE number <= {max_docs} ORDER BY shard, "row"
+"""
