@@ -5,8 +5,8 @@
 Labels come from the folders of ../shared/corpora: a row is medical where its folder is a medical one or its newsgroup is sci.med. They
 are used here alone; nothing that is fitted sees them. For each order under the same token budget: the share of medical rows in each
 length quartile of what was selected, precision at half of the recall, and AUC of medical against the rest, within quintiles of
-length, and of sci.med against the other newsgroups. --full builds tests/recipes/real.toml, and the same with its pool thinned to 5 % medical rows; by
-default the sample corpus, where medical is a planted topic. Fails where quality ranks no better than chance.
+length, and of sci.med against the other newsgroups. --full builds tests/recipes/real.toml, and the same with its pool thinned to 5 %
+medical rows; by default the sample corpus, where medical is a planted topic. Fails where quality ranks no better than chance.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Cost: the drawn texts are read once and written once, sorted by doc_id; fastText
 fold and round, at some 2 MB/s with 100 dimensions; scoring is in filters.quality.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -32,19 +33,29 @@ from curate.store import Store
 from filters import bags, quality
 from filters.columns import TextBatch
 
-# Each document gives one piece of 20 of its words to the fit: a long one weighs no more than a short one, and the reader of short pieces
-# judges short documents as well as long ones.
-PIECE_WORDS = 20
+# A document gives up to four pieces of 20 of its words to the fit: a long one weighs hardly more than a short one, and a reader of short
+# pieces judges short documents as well as long ones.
+PIECE_WORDS, _N_PIECES = 20, 4
+# Besides the upper half of the pool, which leaves the negatives, its top twentieth joins the positives, where a model finds it
+# likelier domain than not: that is how the model gets to know the domain in the pool's own manner (docs/quality.md).
+_JOINING_SHARE, _LIKELIER = 0.05, 0.5
 _FIT_KEYS = ("dim", "epochs", "lr", "word_ngrams", "bucket")
 _FOLDS = (0, 1)
 _BATCH_ROWS = 4096
 _SIDES = ("reference", "background", "pool")
-_EXAMPLES = pa.schema([
-    ("doc_id", pa.string()), ("side", pa.string()), ("pick", pa.string()), ("piece", pa.large_string()), ("bag", pa.large_string()),
-])  # fmt: skip
-_NO_SCORES = pa.table({"side": pa.array([], pa.string()), "score": pa.array([], pa.float32())})
+_BAGS = pa.schema([("doc_id", pa.string()), ("side", pa.string()), ("bag", pa.large_string())])
+_PIECES = pa.schema([("doc_id", pa.string()), ("side", pa.string()), ("pick", pa.string()), ("piece", pa.large_string())])
+_NO_SCORES = pa.schema([("doc_id", pa.string()), ("side", pa.string()), ("score", pa.float32())]).empty_table()
 _SCORES = pa.schema([("quality", pa.float32())])
 _MEASURED = "reference against the unlabelled pool, each document scored by the model of the other fold"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Bounds:
+    """Scores of the round before: above `leaves` a pool document is no negative, from `joins` on it is a positive."""
+
+    leaves: float = np.inf
+    joins: float = np.inf
 
 
 def resolve_quality(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], *, refit: bool, run: Run) -> dict[str, Any]:
@@ -118,10 +129,10 @@ def _fit(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], run: Ru
         n_drawn = _draw(store, folder, recipe, ingested)
         counts = ", ".join(f"{n_drawn.get(side, 0):,} {side}" for side in _SIDES)
         sys.stderr.write(f"quality: fitting on {counts} documents, two folds, {recipe.quality.rounds} rounds\n")
-        bound = np.inf
+        bounds = _Bounds()
         for number in range(1, recipe.quality.rounds + 1):
             try:
-                run(_FOLDS, functools.partial(_fit_and_score, folder, settings, bound), label=f"round {number}")
+                run(_FOLDS, functools.partial(_fit_and_score, folder, settings, bounds), label=f"round {number}")
             except ValueError as error:
                 raise DomainError(
                     f"the quality classifier cannot be fitted ({error}); check what the reference and the pool hold"
@@ -130,7 +141,7 @@ def _fit(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], run: Ru
                 os.replace(folder / f"next-{fold}.parquet", _scores_path(folder, fold))
             scores = pa.concat_tables([pq.read_table(_scores_path(folder, fold)) for fold in _FOLDS])
             by_side = {side: scores.filter(pc.equal(scores["side"], side))["score"].to_numpy() for side in _SIDES}
-            bound = float(np.median(by_side["pool"])) if len(by_side["pool"]) else np.inf
+            bounds = _bounds(by_side["pool"])
         models = [keep_file(store, folder / f"model-{fold}.bin", "quality", ".bin") for fold in _FOLDS]
     held_out = {"auc": round(quality.auc(by_side["reference"], by_side["pool"]), 4), "of": _MEASURED}
     return {
@@ -140,7 +151,7 @@ def _fit(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], run: Ru
 
 
 def _draw(store: Store, folder: pathlib.Path, recipe: Recipe, ingested: Mapping[str, Ingested]) -> dict[str, int]:
-    """Write each fold's examples, sorted by doc_id, to folder/fold-N.parquet; give the number of documents by side."""
+    """Write each fold's documents and their pieces, sorted by doc_id, to folder/bags-N.parquet and pieces-N.parquet; count by side."""
     connection = duckdb.connect(f"{folder}/draw.duckdb", config={"memory_limit": "2GB", "temp_directory": f"{folder}/spill"})
     connection.execute(MACROS)
     connection.execute('CREATE TABLE documents (doc_id VARCHAR, side UTINYINT, shard VARCHAR, "row" INTEGER)')
@@ -152,63 +163,75 @@ def _draw(store: Store, folder: pathlib.Path, recipe: Recipe, ingested: Mapping[
                 "INSERT INTO documents SELECT doc_id, ?, ?, row_number() OVER () - 1 FROM incoming", [sides[source.role], shard.path]
             )
     drawn = connection.sql(_DRAWN.format(max_docs=recipe.quality.max_docs)).to_arrow_table()
-    connection.execute("CREATE TABLE examples (doc_id VARCHAR, side UTINYINT, pick VARCHAR, piece VARCHAR, bag VARCHAR)")
+    connection.execute("CREATE TABLE bags (doc_id VARCHAR, side UTINYINT, bag VARCHAR)")
+    connection.execute("CREATE TABLE pieces (doc_id VARCHAR, side UTINYINT, pick VARCHAR, piece VARCHAR)")
     for shard in drawn["shard"].unique().to_pylist():
         wanted = drawn.filter(pc.equal(drawn["shard"], shard))
         for start in range(0, wanted.num_rows, _BATCH_ROWS):
             part = wanted.slice(start, _BATCH_ROWS)
             texts = TextBatch.from_arrow(store.read_rows(shard, part["row"].to_pylist(), ["text"])["text"])
-            read = {"piece": _chosen_pieces(texts, part["pick"]), "bag": bags.bags(texts)}
-            connection.register("incoming", pa.table({**{name: part[name] for name in ("doc_id", "side", "pick")}, **read}))
-            connection.execute("INSERT INTO examples FROM incoming")
+            connection.register("incoming", pa.table({"doc_id": part["doc_id"], "side": part["side"], "bag": bags.bags(texts)}))
+            connection.execute("INSERT INTO bags FROM incoming")
+            connection.register("incoming", _pieces(part, texts))
+            connection.execute(_CHOSEN.format(n_pieces=_N_PIECES))
     for fold, test in zip(_FOLDS, ("<", ">="), strict=True):
-        query = f"SELECT doc_id, {list(_SIDES)}[side + 1] AS side, pick, piece, bag FROM examples WHERE doc_id {test} '8' ORDER BY doc_id"
-        with pq.ParquetWriter(folder / f"fold-{fold}.parquet", _EXAMPLES) as writer:
-            for batch in connection.sql(query).to_arrow_reader(_BATCH_ROWS):
-                writer.write_table(pa.Table.from_batches([batch]).cast(_EXAMPLES))
-    counts = connection.execute("SELECT side, count(*) FROM examples GROUP BY side").fetchall()
+        for table, rest, schema in (("bags", "bag", _BAGS), ("pieces", "pick, piece", _PIECES)):
+            query = f"SELECT doc_id, {list(_SIDES)}[side + 1] AS side, {rest} FROM {table} WHERE doc_id {test} '8' ORDER BY doc_id, {rest}"
+            with pq.ParquetWriter(folder / f"{table}-{fold}.parquet", schema) as writer:
+                for batch in connection.sql(query).to_arrow_reader(_BATCH_ROWS):
+                    writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+    counts = connection.execute("SELECT side, count(*) FROM bags GROUP BY side").fetchall()
     connection.close()
     return {_SIDES[side]: n for side, n in counts}
 
 
-def _chosen_pieces(texts: TextBatch, picks: pa.ChunkedArray) -> pa.Array:
-    """Choose one piece of each document, by the last eight digits of its hash."""
+def _pieces(documents: pa.Table, texts: TextBatch) -> pa.Table:
     pieces, starts = bags.pieces(texts, PIECE_WORDS)
-    draws = np.array([int(pick[8:], 16) for pick in picks.to_pylist()], dtype=np.int64)
-    return pieces.take(pa.array(starts[:-1] + draws % np.diff(starts)))
+    n_pieces = np.diff(starts)
+    parents = pa.array(np.repeat(np.arange(len(n_pieces)), n_pieces))
+    number = np.arange(len(pieces)) - np.repeat(starts[:-1], n_pieces)
+    return pa.table({
+        "doc_id": documents["doc_id"].take(parents), "side": documents["side"].take(parents), "number": number, "piece": pieces,
+    })  # fmt: skip
 
 
-def _fit_and_score(folder: pathlib.Path, settings: quality.FitSettings, bound: float, fold: int) -> None:
+def _bounds(pool: np.ndarray) -> _Bounds:
+    """Say which scores of the pool make a document leave the negatives, and which make it one of the positives."""
+    if not len(pool):
+        return _Bounds()
+    return _Bounds(leaves=float(np.median(pool)), joins=max(_LIKELIER, float(np.quantile(pool, 1 - _JOINING_SHARE))))
+
+
+def _fit_and_score(folder: pathlib.Path, settings: quality.FitSettings, bounds: _Bounds, fold: int) -> None:
     """Fit one fold's model of a round, and score the other fold's documents by it.
 
-    Pool documents that the round before scored above `bound` are no negatives. Of the larger class the documents with the smallest
-    hashes are taken, as many as the other class has.
+    Of the larger class the pieces with the smallest hashes are taken, as many as the other class has.
     """
-    examples = pq.read_table(folder / f"fold-{fold}.parquet", columns=["side", "pick"])
-    side, order = (
-        examples["side"].to_numpy(zero_copy_only=False),
-        np.argsort(examples["pick"].to_numpy(zero_copy_only=False), kind="stable"),
-    )
+    examples = pq.read_table(folder / f"pieces-{fold}.parquet", columns=["doc_id", "side", "pick"])
+    side = examples["side"].to_numpy(zero_copy_only=False)
     is_domain = side == "reference"
     is_other = ~is_domain
-    if np.isfinite(bound):
-        scores = pq.read_table(_scores_path(folder, fold))["score"].to_numpy()
-        is_other &= (side == "background") | ~(scores > bound)
+    if np.isfinite(bounds.leaves):
+        last = pq.read_table(_scores_path(folder, fold))
+        score = last["score"].to_numpy()[pc.index_in(examples["doc_id"], last["doc_id"].combine_chunks()).to_numpy()]
+        is_other &= (side == "background") | ~(score > bounds.leaves)
+        is_domain |= (side == "pool") & (score >= bounds.joins)
+    order = np.argsort(examples["pick"].to_numpy(zero_copy_only=False), kind="stable")
     n_each = min(int(is_domain.sum()), int(is_other.sum()))
     taken = np.zeros(len(order), bool)
     for kind in (is_domain, is_other):
         taken[order[kind[order]][:n_each]] = True
     first, lines, model = 0, folder / f"examples-{fold}.txt", str(folder / f"model-{fold}.bin")
     with open(lines, "wb") as file:
-        for batch in pq.ParquetFile(folder / f"fold-{fold}.parquet").iter_batches(_BATCH_ROWS, columns=["piece"]):
+        for batch in pq.ParquetFile(folder / f"pieces-{fold}.parquet").iter_batches(_BATCH_ROWS, columns=["piece"]):
             part = slice(first, first + batch.num_rows)
             chosen = pa.array(taken[part])
             quality.write_examples(file, batch.column(0).filter(chosen), pa.array(is_domain[part]).filter(chosen))
             first += batch.num_rows
     quality.fit(str(lines), model, settings)
     scorer = quality.load(model)
-    others = pq.ParquetFile(folder / f"fold-{1 - fold}.parquet").iter_batches(_BATCH_ROWS, columns=["side", "bag"])
-    parts = [pa.table({"side": batch["side"], "score": scorer.score(batch["bag"])}) for batch in others]
+    others = pq.ParquetFile(folder / f"bags-{1 - fold}.parquet").iter_batches(_BATCH_ROWS)
+    parts = [pa.table({"doc_id": batch["doc_id"], "side": batch["side"], "score": scorer.score(batch["bag"])}) for batch in others]
     pq.write_table(pa.concat_tables(parts) if parts else _NO_SCORES, folder / f"next-{1 - fold}.parquet")
 
 
@@ -241,7 +264,11 @@ def _scorer(store_url: str, path: str, label: str) -> quality.Scorer:
 # A text that is in several sides counts as the most trusted one; each side is drawn by hash, up to its bound.
 _DRAWN = """
 WITH texts AS (SELECT doc_id, min(side) AS side, min({{'shard': shard, 'row': "row"}}) AS place FROM documents GROUP BY doc_id),
-keyed AS (SELECT *, hash_key('quality|' || side, doc_id) AS pick FROM texts),
-ordered AS (SELECT *, row_number() OVER (PARTITION BY side ORDER BY pick, doc_id) AS number FROM keyed)
-SELECT doc_id, side, pick, place.shard AS shard, place."row" AS "row" FROM ordered WHERE number <= {max_docs} ORDER BY shard, "row"
+ordered AS (SELECT *, row_number() OVER (PARTITION BY side ORDER BY hash_key('quality|' || side, doc_id), doc_id) AS number FROM texts)
+SELECT doc_id, side, place.shard AS shard, place."row" AS "row" FROM ordered WHERE number <= {max_docs} ORDER BY shard, "row"
+"""
+
+_CHOSEN = """
+INSERT INTO pieces SELECT doc_id, side, hash_key('piece', doc_id || '|' || number) AS pick, piece FROM incoming
+QUALIFY row_number() OVER (PARTITION BY doc_id ORDER BY pick) <= {n_pieces}
 """

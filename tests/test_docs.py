@@ -25,7 +25,8 @@ def _table(section: str) -> dict[str, str]:
     ("section", "cls"),
     [
         ("[select]", recipes.Select), ("[mix]", recipes.Mix), ("[holdout]", recipes.Holdout),
-        ("[dedup]", recipes.Dedup), ("[quality]", recipes.Quality), ("[tokenizer]", recipes.TokenizerChoice), ("[quarantine]", recipes.Quarantine),
+        ("[dedup]", recipes.Dedup), ("[quality]", recipes.Quality),
+        ("[tokenizer]", recipes.TokenizerChoice), ("[quarantine]", recipes.Quarantine),
     ],
 )  # fmt: skip
 def test_the_recipe_page_has_every_key_with_its_default(section, cls):

@@ -19,7 +19,21 @@ from curate.verify import verify
 from tests.curate.corpora import write_corpus
 
 _N = int(os.environ.get("FAULTS", "3"))
-_STAGES = ("domain", "digest", "ingest", "annotate", "tokenizer", "decide", "count", "publish")
+_STAGES = (
+    "domain",
+    "digest",
+    "ingest",
+    "quality",
+    "round 2",
+    "annotate",
+    "edges",
+    "shingle",
+    "verify",
+    "tokenizer",
+    "decide",
+    "count",
+    "publish",
+)
 _COMMAND = [sys.executable, "-m", "curate", "build", "--recipe"]
 
 pytestmark = pytest.mark.slow

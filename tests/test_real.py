@@ -17,6 +17,7 @@ from curate.recipe import Recipe
 from curate.recipe_file import read_recipe
 from curate.store import Store
 from curate.verify import verify
+from tests.filters.word_twin import words
 
 _HERE = pathlib.Path(__file__).parent
 _CORPORA = _HERE.parents[1] / "shared" / "corpora"
@@ -41,6 +42,41 @@ def _build(root: pathlib.Path, recipe: Recipe, workers: int) -> Built:
     return build(Store(str(root)), recipe, run=executor.local(workers))
 
 
+_COLUMNS = [
+    "row_id", "doc_id", "group", "source", "source_id", "component", "shard", "row", "n_bytes", "n_tokens", "quality", "split", "reason",
+    "dup_of", "dup_kind", "dup_similarity",
+]  # fmt: skip
+
+
+def _rows(store: Store, loaded: manifest.Manifest) -> list[dict[str, Any]]:
+    return [row for split in manifest.SPLITS for row in manifest.rows(store, loaded, split, _COLUMNS).to_pylist()]
+
+
+def _grams(body: str) -> set[tuple[str, ...]]:
+    found = [word.lower() for word in words(body)]
+    return set(zip(*(found[start:] for start in range(5)), strict=False))
+
+
+def _check_every_removal(store: Store, rows: list[dict[str, Any]]) -> int:
+    """Prove each near duplicate by the word 5-grams of its own text and of the kept one's, in plain Python."""
+    by_id = {row["row_id"]: row for row in rows}
+    gone = [row for row in rows if row["reason"] == "duplicate.jaccard"]
+    wanted = {row["row_id"]: row for copy in gone for row in (copy, by_id[copy["dup_of"]])}
+    texts = {}
+    for shard in {row["shard"] for row in wanted.values()}:
+        column = store.read_table(f"corpus/{shard}", ["text"])["text"]
+        texts |= {row["row_id"]: column[row["row"]].as_py() for row in wanted.values() if row["shard"] == shard}
+    grams = {row_id: _grams(body) for row_id, body in texts.items()}
+    for row in gone:
+        kept = by_id[row["dup_of"]]
+        assert kept["split"] == "train" or kept["reason"] == "budget"
+        one, other = grams[row["row_id"]], grams[row["dup_of"]]
+        similarity = len(one & other) / len(one | other)
+        assert similarity >= 0.8
+        assert row["dup_similarity"] == pytest.approx(similarity, abs=1e-6)
+    return len(gone)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> tuple[pathlib.Path, Built]:
     root = tmp_path_factory.mktemp("real") / "root"
@@ -50,8 +86,7 @@ def base(tmp_path_factory) -> tuple[pathlib.Path, Built]:
 @pytest.fixture(scope="module")
 def rows(base) -> list[dict[str, Any]]:
     store, loaded = Store(str(base[0])), base[1].manifest
-    names = ["row_id", "doc_id", "group", "source", "source_id", "component", "split", "reason", "n_tokens", "dup_of"]
-    return [row for split in manifest.SPLITS for row in manifest.rows(store, loaded, split, names).to_pylist()]
+    return _rows(store, loaded)
 
 
 def test_every_row_is_in_the_manifest_the_corpus_or_in_quarantine_once(base, rows):
@@ -101,6 +136,20 @@ def test_budget_duplicates_and_counts_hold(base, rows):
     assert verify(Store(str(base[0])), base[1].manifest) == ([], [])
 
 
+def test_every_near_duplicate_has_its_proof(base, rows):
+    assert _check_every_removal(Store(str(base[0])), rows) > 100
+
+
+def test_what_is_selected_is_medical_in_each_length_quartile(rows):
+    newsgroup = {str(row["id"]): row["group"] for path in (_CORPORA / "general-forum").iterdir() for row in _lines(path)}
+    taken = [row for row in rows if row["split"] == "train" and row["component"] == "domain"]
+    taken.sort(key=lambda row: (row["n_bytes"], row["row_id"]))
+    for quarter in range(4):
+        part = taken[quarter * len(taken) // 4 : (quarter + 1) * len(taken) // 4]
+        medical = [row["source"].startswith("medical") or newsgroup.get(row["source_id"]) == "sci.med" for row in part]
+        assert sum(medical) / len(medical) >= 0.97
+
+
 def test_other_files_another_order_and_other_workers_give_the_same_digests(base, tmp_path):
     recipe = read_recipe(Store(str(tmp_path)), file=_RECIPE)
     for source in recipe.sources:
@@ -116,15 +165,23 @@ def test_other_files_another_order_and_other_workers_give_the_same_digests(base,
     assert again.manifest.fingerprint == base[1].manifest.fingerprint
 
 
-def test_a_changed_threshold_is_decided_anew_without_reading_text(base):
+def test_a_changed_threshold_is_decided_anew_without_reading_text(base, rows):
     root, _ = base
-    before = {
-        path: path.stat().st_mtime_ns for path in [*(root / "cache/signals").rglob("*.parquet"), *(root / "corpus").rglob("*.parquet")]
-    }
+    folders = ("cache/signals", "cache/edges", "corpus", "models")
+    before = {path: path.stat().st_mtime_ns for folder in folders for path in (root / folder).rglob("*") if path.is_file()}
     settings = ["gopher_quality.min_words=100"]
     again = _build(root, read_recipe(Store(str(root)), file=_RECIPE, settings=settings), 2)
     assert again.is_new
-    assert before == {
-        path: path.stat().st_mtime_ns for path in [*(root / "cache/signals").rglob("*.parquet"), *(root / "corpus").rglob("*.parquet")]
-    }
+    assert before == {path: path.stat().st_mtime_ns for folder in folders for path in (root / folder).rglob("*") if path.is_file()}
+    # The tighter rule dropped some keepers: their copies that still pass are kept or go by another kept row, again with proof.
+    now = _rows(Store(str(root)), again.manifest)
+    _check_every_removal(Store(str(root)), now)
+    reason = {row["row_id"]: row["reason"] for row in now}
+    orphans = [row for row in rows if row["dup_of"] and reason[row["dup_of"]] == "gopher_quality.min_words"]
+    assert orphans
+    assert not [
+        row
+        for row in orphans
+        if reason[row["row_id"]] not in (None, "budget", "gopher_quality.min_words", "duplicate.exact", "duplicate.jaccard")
+    ]
     assert again.manifest.info["evalset"] == base[1].manifest.info["evalset"]

@@ -168,7 +168,7 @@ def test_two_builds_at_once_publish_two_versions(tmp_path):
 def test_an_added_source_leaves_the_tokenizer_and_the_evalset(tmp_path):
     recipe = write_corpus(tmp_path)
     first = _build(tmp_path / "root", recipe)
-    write_jsonl(tmp_path / "more" / "a.jsonl", documents("more", 30))
+    write_jsonl(tmp_path / "more" / "a.jsonl", documents("more", 120))
     second = _build(tmp_path / "root", recipe, sources=(f"more={tmp_path}/more/*.jsonl",))
     assert second.manifest.version == "v2"
     for key in ("tokenizer", "evalset"):
