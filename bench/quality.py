@@ -95,9 +95,8 @@ def _compare(folder: pathlib.Path, column: pa.Array, model: pathlib.Path, fit_s:
         print(f"{name:30} {median_s:7.3f} {len(column) / median_s:8,.0f} {n_mb / median_s:6.1f} {median_s / ours:7.2f}x")
     share = 1 - medians["the library, ready strings"] / ours
     print(f"outside of the library: {max(0.0, share):.1%} of scoring bags")
-    print(
-        f"memory: {before_mb:,.0f} MB before, {loaded_mb - before_mb:,.0f} MB more with the model ({model.stat().st_size / 1e6:,.0f} MB on disk)"
-    )
+    more_mb, disk_mb = loaded_mb - before_mb, model.stat().st_size / 1e6
+    print(f"memory: {before_mb:,.0f} MB before, {more_mb:,.0f} MB more with the model ({disk_mb:,.0f} MB on disk)")
     print(f"fit: {fit_s:.1f} s")
     return 0
 
