@@ -1,11 +1,11 @@
 """Fit, pin and apply the quality classifier: reference against the pool, such that no document is scored by a model that saw it.
 
 Stands between ingest and annotate. Documents fall into two folds by their doc_id; a document is scored by the model of the other
-fold, always. Two rounds, because the pool is unlabelled: what the first round's models find domain-like leaves the second round's
+fold, always. Several rounds, because the pool is unlabelled: what one round's models find domain-like leaves the next round's
 negatives. Like a tokenizer, the fitted models are kept under models/ by digest and pinned for the domain until `--refit quality`.
 
-Cost: the drawn texts are read once and written once, sorted by doc_id; fastText goes over them `epochs` times on one thread per
-fold and round, at some 2 MB/s with 100 dimensions; scoring is in filters.quality.
+Cost: the drawn texts are read once; their bags (some 0.4 of the text) and pieces (at most 4 x 20 words each) are written once, sorted
+by doc_id. A round fits on the pieces, and scores the bags at the speed of filters.quality; the two folds run side by side.
 """
 
 import dataclasses
@@ -61,7 +61,8 @@ class _Bounds:
 def resolve_quality(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], *, refit: bool, run: Run) -> dict[str, Any]:
     """Give the classifier of a build as manifest.json records it: the recipe's own model, the domain's pinned ones, or new fits.
 
-    Raises DomainError for a file that is no fastText model, an unknown label, or too few documents to fit on.
+    Raises DomainError for a file that is no fastText model, an unknown label, other settings than those of the pinned models, or
+    a side without documents.
     """
     if recipe.quality.model is not None:
         return _named(store, recipe.quality.model, recipe.quality.label)
@@ -143,7 +144,7 @@ def _fit(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], run: Ru
             by_side = {side: scores.filter(pc.equal(scores["side"], side))["score"].to_numpy() for side in _SIDES}
             bounds = _bounds(by_side["pool"])
         models = [keep_file(store, folder / f"model-{fold}.bin", "quality", ".bin") for fold in _FOLDS]
-    held_out = {"auc": round(quality.auc(by_side["reference"], by_side["pool"]), 4), "of": _MEASURED}
+    held_out = {"auc": round(quality.auc(by_side["reference"], by_side["pool"]), 4), "of": _MEASURED} if len(by_side["pool"]) else None
     return {
         "name": "quality", "label": quality.DOMAIN_LABEL, "reads": "bags", "models": models, "settings": _settings(recipe),
         "fitted_on": {side: n_drawn.get(side, 0) for side in _SIDES}, "held_out_auc": held_out,
@@ -197,6 +198,7 @@ def _pieces(documents: pa.Table, texts: TextBatch) -> pa.Table:
 
 def _bounds(pool: np.ndarray) -> _Bounds:
     """Say which scores of the pool make a document leave the negatives, and which make it one of the positives."""
+    pool = pool[np.isfinite(pool)]
     if not len(pool):
         return _Bounds()
     return _Bounds(leaves=float(np.median(pool)), joins=max(_LIKELIER, float(np.quantile(pool, 1 - _JOINING_SHARE))))
