@@ -32,6 +32,10 @@ DOMAIN_LABEL, OTHER_LABEL = "__label__domain", "__label__other"
 _MAGIC, _FORMAT = 793712314, 12
 _CENTROIDS = 256
 _LABEL_TYPE = 1
+_SUPERVISED = 3
+# Losses hs, ns, softmax, ova; of two labels the probabilities add up to 1 under the first and the third only.
+_LOSSES = (1, 2, 3, 4)
+_COMPLEMENTARY_LOSSES = ("hs", "softmax")
 _FLOAT_BYTES = 4
 _M_PERTURB = -6
 _one_fit = threading.Lock()
@@ -55,7 +59,8 @@ class Scorer:
 
     model: Any
     label: str
-    n_labels: int
+    # One label's probability gives the other's.
+    is_binary: bool
 
     def score(self, texts: pa.Array) -> pa.Array:
         """Give the probability of the label for each text, as float32 rounded to 1e-4; null where fastText knows nothing of a text.
@@ -63,9 +68,8 @@ class Scorer:
         A newline counts as a space, as in DCLM; a null is an empty text.
         """
         lines = pc.replace_substring(texts.cast(pa.large_string()).fill_null(""), "\n", " ").to_pylist()
-        is_binary = self.n_labels == 2
-        labels, probabilities = self.model.predict(lines, k=1 if is_binary else -1) if lines else ([], [])
-        if is_binary:
+        labels, probabilities = self.model.predict(lines, k=1 if self.is_binary else -1) if lines else ([], [])
+        if self.is_binary:
             counts = np.fromiter(map(len, labels), np.int64, len(lines))
             firsts = np.fromiter(itertools.chain.from_iterable(probabilities), np.float64, int(counts.sum()))
             is_other = np.fromiter((label != self.label for label in itertools.chain.from_iterable(labels)), np.bool_, len(firsts))
@@ -94,7 +98,8 @@ def write_examples(file: IO[bytes], bags: pa.Array, is_domain: pa.Array) -> None
 def fit(examples_path: str, out_path: str, settings: FitSettings) -> None:
     """Fit a model on a file of examples with one thread: the same examples give the same bytes.
 
-    Raises ValueError, in one line, where fastText cannot, for instance because the file is empty.
+    Raises ValueError, in one line, where fastText cannot, for instance because the file is empty, or where all examples are of one
+    class.
     """
     import fasttext  # slow to import, and only fits and scores need it
 
@@ -106,6 +111,8 @@ def fit(examples_path: str, out_path: str, settings: FitSettings) -> None:
             )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"fastText says: {' '.join(str(error).split())}") from None
+    if len(model.labels) < 2:
+        raise ValueError(f"all examples are {', '.join(model.labels) or 'without a label'}; a fit needs some of two classes")
     model.save_model(out_path)
 
 
@@ -130,14 +137,15 @@ def load(path: str, label: str = DOMAIN_LABEL) -> Scorer:
         raise ValueError(f"the model has no label {label!r} to tell from others; its labels: {', '.join(labels)}. Set quality.label")
     import fasttext
 
-    return Scorer(fasttext.load_model(path), label, len(labels))
+    model = fasttext.load_model(path)
+    return Scorer(model, label, len(labels) == 2 and model.f.getArgs().loss.name in _COMPLEMENTARY_LOSSES)
 
 
 def check_model(path: str) -> list[str]:
     """Walk a model file to its end and give its labels.
 
-    The C++ loader believes what it reads: a file that is cut off would leave it with old memory for weights, or end the process.
-    Raises ValueError where a size does not fit the file.
+    The C++ library believes what it reads: a file that is cut off would leave it with old memory for weights, or end the process, and
+    so would a row that its settings promise and its matrix lacks. Raises ValueError where a size does not fit the file, or another.
     """
     with open(path, "rb") as file:
         try:
@@ -163,39 +171,77 @@ def _walk(data: mmap.mmap) -> list[str]:
     magic, version = struct.unpack_from("<ii", data, 0)
     if magic != _MAGIC or version not in (11, _FORMAT):
         raise ValueError("it does not start like one")
+    dim, _, _, _, _, word_ngrams, loss, kind, bucket, _, max_chars, _ = struct.unpack_from("<12i", data, 8)
+    if kind != _SUPERVISED or loss not in _LOSSES:
+        raise ValueError("it is no classifier")
     at = 8 + 12 * 4 + 8  # settings: twelve integers and a double
-    n_entries, _, n_labels, _, n_pruned = struct.unpack_from("<iiiqq", data, at)
-    at += 28
-    labels = []
-    for _ in range(n_entries):
-        end = data.find(b"\0", at)
-        if end < 0:
-            raise ValueError("it ends within its dictionary")
-        if struct.unpack_from("<b", data, end + 9)[0] == _LABEL_TYPE:
-            labels.append(data[at:end].decode(errors="replace"))
-        at = end + 10
+    n_entries, n_words, n_labels, _, n_pruned = struct.unpack_from("<iiiqq", data, at)
+    if n_labels < 1 or _size(n_words) + n_labels != n_entries:
+        raise ValueError("its dictionary does not add up")
+    labels, at = _walk_entries(data, at + 28, n_entries, n_words)
+    # Hashed features lie behind the words: each bucket, or, where a quantised model was pruned, those that were kept.
+    is_hashed = word_ngrams > 1 or (version == _FORMAT and max_chars > 0)
+    if is_hashed and bucket < 1:
+        raise ValueError("it hashes into no bucket")
+    n_hashed = (bucket if is_hashed else 0) if n_pruned < 0 else _n_kept(data, at, n_pruned)
     at += 8 * max(0, n_pruned)
     (is_quantised,) = struct.unpack_from("<?", data, at)
-    at = _skip_matrix(data, at + 1, is_quantised)
+    if n_pruned >= 0 and not is_quantised:
+        raise ValueError("it is pruned and not quantised")
+    n_rows, n_columns, at = _skip_matrix(data, at + 1, is_quantised)
     (is_output_quantised,) = struct.unpack_from("<?", data, at)
-    at = _skip_matrix(data, at + 1, is_quantised and is_output_quantised)
-    if at != len(data) or len(labels) != n_labels:
+    n_outputs, n_output_columns, at = _skip_matrix(data, at + 1, is_quantised and is_output_quantised)
+    if at != len(data):
         raise ValueError(f"it has {len(data)} bytes, {at} by its own account")
+    if dim < 1 or (n_columns, n_output_columns, n_outputs) != (dim, dim, n_labels) or n_rows < n_words + n_hashed:
+        raise ValueError("its matrices do not fit its dictionary and settings")
     return labels
 
 
-def _skip_matrix(data: mmap.mmap, at: int, is_quantised: bool) -> int:
+def _walk_entries(data: mmap.mmap, at: int, n_entries: int, n_words: int) -> tuple[list[str], int]:
+    """Give the labels, which stand behind the words, and the end of the dictionary."""
+    labels = []
+    for number in range(n_entries):
+        end = data.find(b"\0", at)
+        if end < 0:
+            raise ValueError("it ends within its dictionary")
+        is_label = struct.unpack_from("<b", data, end + 9)[0] == _LABEL_TYPE
+        if is_label != (number >= n_words):
+            raise ValueError("its dictionary mixes words and labels")
+        if is_label:
+            labels.append(data[at:end].decode(errors="replace"))
+        at = end + 10
+    return labels, at
+
+
+def _n_kept(data: mmap.mmap, at: int, n_pruned: int) -> int:
+    """Count the rows that a pruned model's places of hashed features ask for."""
+    if n_pruned > (len(data) - at) // 8:
+        raise ValueError("it ends too early")
+    places = [place for _, place in struct.iter_unpack("<ii", data[at : at + 8 * n_pruned])]
+    return 1 + max(map(_size, places), default=-1)
+
+
+def _skip_matrix(data: mmap.mmap, at: int, is_quantised: bool) -> tuple[int, int, int]:
+    """Give the rows and columns of a matrix, and its end."""
     if not is_quantised:
         n_rows, n_columns = struct.unpack_from("<qq", data, at)
-        return at + 16 + _size(n_rows) * _size(n_columns) * _FLOAT_BYTES
-    has_norms, n_rows, _, n_codes = struct.unpack_from("<?qqi", data, at)
-    at = _skip_quantiser(data, at + 21 + _size(n_codes))
-    return _skip_quantiser(data, at + _size(n_rows)) if has_norms else at
+        return n_rows, n_columns, at + 16 + _size(n_rows) * _size(n_columns) * _FLOAT_BYTES
+    has_norms, n_rows, n_columns, n_codes = struct.unpack_from("<?qqi", data, at)
+    n_parts, at = _skip_quantiser(data, at + 21 + _size(n_codes), n_columns)
+    if n_codes != _size(n_rows) * n_parts:
+        raise ValueError("its codes do not fit its rows")
+    if has_norms:
+        _, at = _skip_quantiser(data, at + n_rows, 1)
+    return n_rows, n_columns, at
 
 
-def _skip_quantiser(data: mmap.mmap, at: int) -> int:
-    dim, _, _, _ = struct.unpack_from("<iiii", data, at)
-    return at + 16 + _size(dim) * _CENTROIDS * _FLOAT_BYTES
+def _skip_quantiser(data: mmap.mmap, at: int, n_columns: int) -> tuple[int, int]:
+    """Give the number of parts that a row is cut into, and the end of the quantiser."""
+    dim, n_parts, part, last_part = struct.unpack_from("<iiii", data, at)
+    if dim != n_columns or not 0 < last_part <= part or n_parts < 1 or (n_parts - 1) * part + last_part != dim:
+        raise ValueError("its quantiser does not fit its matrix")
+    return n_parts, at + 16 + dim * _CENTROIDS * _FLOAT_BYTES
 
 
 def _size(number: int) -> int:

@@ -113,7 +113,7 @@ _EDGES = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(given_rows=_ROWS, budget=st.integers(1, 200), counted=st.sets(st.integers(0, 24)), edges=_EDGES)
 def test_the_decision_equals_its_twin(
     given_rows: list[dict[str, Any]], budget: int, counted: set[int], edges: dict[tuple[int, int], float]

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import struct
 
 import fasttext
 import numpy as np
@@ -53,6 +54,13 @@ def test_nothing_to_fit_on_is_one_line(tmp_path):
         quality.fit(str(tmp_path / "empty.txt"), str(tmp_path / "model.bin"), _SETTINGS)
 
 
+def test_one_class_alone_is_one_line(tmp_path):
+    (tmp_path / "one.txt").write_text("__label__domain heart lung\n" * 50)
+    with pytest.raises(ValueError, match="all examples are __label__domain; a fit needs some of two classes"):
+        quality.fit(str(tmp_path / "one.txt"), str(tmp_path / "model.bin"), _SETTINGS)
+    assert not (tmp_path / "model.bin").exists()
+
+
 def test_scores_are_those_of_the_library(model):
     texts = ["heart lung dose", "river song", "the a", "heart river", "unknown words only", ""]
     plain = fasttext.load_model(model)
@@ -97,6 +105,16 @@ def test_a_model_of_many_labels_gives_the_probability_of_one(tmp_path):
         quality.load(str(tmp_path / "three.bin"), "__label__hq")
 
 
+@pytest.mark.parametrize("loss", ["softmax", "hs", "ova"])
+def test_two_labels_are_scored_as_the_library_does_whatever_the_loss(loss, tmp_path):
+    # Ten threads, because fewer leave old memory in the weights (filters.quality says why); what they learn need not repeat here.
+    model = fasttext.train_supervised(str(_examples(tmp_path / "lines.txt")), dim=8, lr=0.2, thread=10, verbose=0, loss=loss)
+    model.save_model(str(tmp_path / "model.bin"))
+    texts = ["heart", "river", "heart river", "the a"]
+    expected = [dict(zip(*model.predict(text, k=-1), strict=True))[quality.DOMAIN_LABEL] for text in texts]
+    assert quality.load(str(tmp_path / "model.bin")).score(pa.array(texts)).to_pylist() == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_quantised_model_is_known(model, tmp_path):
     (tmp_path / "more.txt").write_text("".join(f"__label__{'domain' if n % 2 else 'other'} w{n} w{n + 1}\n" for n in range(600)))
     quality.fit(str(tmp_path / "more.txt"), str(tmp_path / "large.bin"), _SETTINGS)
@@ -123,6 +141,40 @@ def test_every_truncation_is_found(model, tmp_path):
         (tmp_path / "wrong.bin").write_bytes(wrong)
         with pytest.raises(ValueError, match=r"not a whole fastText model|empty"):
             quality.check_model(str(tmp_path / "wrong.bin"))
+
+
+# Places of 4-byte numbers: settings from byte 8 on (dim, ..., loss, kind, bucket), then entries, words, labels from byte 64 on.
+_LIES = {
+    "dim": (8, 10**9), "loss": (32, 9), "kind": (36, 1), "no bucket": (40, 0), "buckets": (40, 10**9),
+    "no entries": (64, 0), "words": (68, 10**6), "labels": (72, 0), "dictionary": (68, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", _LIES)
+def test_a_model_that_contradicts_itself_never_reaches_the_library(model, tmp_path, lie):
+    data = bytearray(pathlib.Path(model).read_bytes())
+    struct.pack_into("<i", data, *_LIES[lie])
+    (tmp_path / "wrong.bin").write_bytes(data)
+    with pytest.raises(ValueError, match="not a whole fastText model"):
+        quality.load(str(tmp_path / "wrong.bin"))
+
+
+def test_a_pruned_model_is_known_and_must_hold_the_rows_that_it_asks_for(tmp_path):
+    (tmp_path / "lines.txt").write_text("".join(f"__label__{'domain' if n % 2 else 'other'} w{n} w{n + 1}\n" for n in range(600)))
+    made = fasttext.train_supervised(str(tmp_path / "lines.txt"), dim=8, wordNgrams=2, bucket=500, thread=10, verbose=0)
+    made.quantize(input=str(tmp_path / "lines.txt"), cutoff=400)
+    made.save_model(str(tmp_path / "pruned.ftz"))
+    quality.load(str(tmp_path / "pruned.ftz")).score(pa.array(["w1 w2"]))
+    data = bytearray((tmp_path / "pruned.ftz").read_bytes())
+    n_entries, n_pruned = struct.unpack_from("<i", data, 64)[0], struct.unpack_from("<q", data, 84)[0]
+    assert n_pruned > 0
+    at = 92
+    for _ in range(n_entries):
+        at = data.index(0, at) + 10
+    struct.pack_into("<i", data, at + 4, 10**6)
+    (tmp_path / "wrong.ftz").write_bytes(data)
+    with pytest.raises(ValueError, match="not a whole fastText model"):
+        quality.load(str(tmp_path / "wrong.ftz"))
 
 
 def test_auc_counts_ties_half_and_leaves_nulls_out():
