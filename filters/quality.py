@@ -157,12 +157,14 @@ def check_model(path: str) -> list[str]:
 
 
 def auc(positives: npt.NDArray[np.floating[Any]], negatives: npt.NDArray[np.floating[Any]]) -> float:
-    """Probability that a positive scores above a negative, ties counting half; null scores are left out.
+    """Probability that a positive scores above a negative, ties counting half; null scores are left out, and nothing gives NaN.
 
     >>> auc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
     0.875
     """
     above, below = positives[~np.isnan(positives)], np.sort(negatives[~np.isnan(negatives)])
+    if not len(above) or not len(below):
+        return float("nan")
     n_below = np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")
     return float(n_below.sum() / (2 * len(above) * len(below)))
 
