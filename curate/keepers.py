@@ -7,9 +7,10 @@ carries a text away from the one that stands for it. Cost: one pass over the edg
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from filters.kernels import jit
 
 _NONE = -1
 
@@ -35,4 +36,4 @@ def _greedy(n_rows: int, earlier: npt.NDArray[np.int64], later: npt.NDArray[np.i
     return by
 
 
-_pick: Callable[..., Any] = numba.njit(nogil=True, cache=True)(_greedy)
+_pick: Callable[..., Any] = jit(_greedy)

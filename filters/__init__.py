@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 FAMILIES: Final[dict[str, str]] = {
     "statistics": "filters.statistics:STATISTICS",
     "gopher_quality": "filters.gopher:GOPHER_QUALITY",
+    "gopher_repetition": "filters.gopher:GOPHER_REPETITION",
+    "c4": "filters.c4:C4",
+    "c4_fineweb": "filters.c4:C4_FINEWEB",
+    "fineweb": "filters.fineweb:FINEWEB",
 }
 
 

@@ -1,6 +1,6 @@
 """The kernel behind filters.bags: each document's distinct words, spelt out in lower case, compiled by numba.
 
-As in filters.kernels, it calls no compiled function of another file. Two words of a document are the same where their 64-bit hashes are.
+Two words of a document are the same where their 64-bit hashes are.
 """
 
 from __future__ import annotations

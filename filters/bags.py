@@ -10,9 +10,10 @@ from __future__ import annotations
 import pyarrow as pa
 
 from filters import bag_kernels
+from filters.chars import lowered
 from filters.columns import TextBatch
 from filters.kernels import Ints
-from filters.minhash import lowered, word_hashes
+from filters.minhash import word_hashes
 
 # Raised with any change of a bag.
 VERSION = 1

@@ -13,7 +13,6 @@ for equal ones in large corpora.
 from __future__ import annotations
 
 import functools
-import importlib.resources
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from filters import shingle_kernels
+from filters.chars import lowered
 from filters.columns import TextBatch
-from filters.kernels import MAX_CODE_POINT, Flags, Ints, Keys
-from filters.shingle_kernels import Packed, Scores
+from filters.kernels import Flags, Ints, Keys
+from filters.shingle_kernels import Scores
 
 # Raised with any change of a shingle, signature or band key.
 VERSION = 1
@@ -130,26 +130,3 @@ def _permutations(n_perms: int, seed: int) -> tuple[Keys, Keys]:
     factors = random.randint(0, 1 << 63, n_perms, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     summands = random.randint(0, 1 << 64, n_perms, dtype=np.uint64)
     return factors, summands
-
-
-@functools.cache
-def lowered() -> Packed:
-    """Read the lower case of every code point, as its UTF-8 bytes in a little-endian integer."""
-    codes = np.arange(MAX_CODE_POINT + 1, dtype=np.uint32)
-    table = importlib.resources.files("filters").joinpath("unicode_lower.txt").read_text(encoding="ascii")
-    for row in table.splitlines():
-        if row.startswith("#"):
-            continue
-        first, last, step, distance = row.split()
-        chosen = slice(int(first, 16), int(last, 16) + 1, int(step))
-        codes[chosen] = codes[chosen].astype(np.int64) + int(distance)
-    return _utf8(codes)
-
-
-def _utf8(codes: Packed) -> Packed:
-    tails = [(codes >> np.uint32(shift)) & np.uint32(0x3F) | np.uint32(0x80) for shift in (0, 6, 12)]
-    two = (codes >> 6) | 0xC0 | tails[0] << 8
-    three = (codes >> 12) | 0xE0 | tails[1] << 8 | tails[0] << 16
-    four = (codes >> 18) | 0xF0 | tails[2] << 8 | tails[1] << 16 | tails[0] << 24
-    packed: npt.NDArray[np.uint32] = np.select([codes < 0x80, codes < 0x800, codes < 0x10000], [codes, two, three], four)
-    return packed

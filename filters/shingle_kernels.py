@@ -1,8 +1,8 @@
 """The kernels behind filters.minhash: hashes of words, shingles and signatures, compiled by numba.
 
-They read words in place and lower-case them while hashing, eight bytes at a time, so that no word is ever written out. As in
-filters.kernels, none calls a compiled function of another file. Everything is arithmetic modulo 2^64 on uint64; numba would turn a
-sum of uint64 and int64 into a float, hence the many np.uint64. What they compute is written in docs/minhash.md.
+They read words in place and lower-case them while hashing, eight bytes at a time, so that no word is ever written out. Everything is
+arithmetic modulo 2^64 on uint64; numba would turn a sum of uint64 and int64 into a float, hence the many np.uint64. What they compute is
+written in docs/minhash.md.
 """
 
 from __future__ import annotations
@@ -10,46 +10,26 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from filters.kernels import MAX_CODE_POINT, Bytes, Flags, Ints, Keys, Places, jit
+from filters.kernels import (
+    HIGH_BITS,
+    MAX_CODE_POINT,
+    MULTIPLIER,
+    Bytes,
+    Flags,
+    Ints,
+    Keys,
+    Packed,
+    Places,
+    fmix64,
+    jit,
+    longest,
+    read_block,
+)
 
-Packed = npt.NDArray[np.uint32]
 Scores = npt.NDArray[np.float64]
 
-# Any odd number makes shingles that differ in one word differ; this one is 2^64 divided by the golden ratio.
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_HIGH_BITS = np.uint64(0x8080808080808080)
 _LARGEST = np.uint64(0xFFFFFFFFFFFFFFFF)
 _ZERO = np.uint64(0)
-
-
-@jit
-def _fmix64(x: np.uint64) -> np.uint64:
-    """The finaliser of MurmurHash3: a bijection in which every bit of x changes half of the bits."""
-    x ^= x >> np.uint64(33)
-    x *= np.uint64(0xFF51AFD7ED558CCD)
-    x ^= x >> np.uint64(33)
-    x *= np.uint64(0xC4CEB9FE1A85EC53)
-    return x ^ (x >> np.uint64(33))
-
-
-@jit
-def _read_block(data: Bytes, start: int, end: int) -> np.uint64:
-    """Up to eight bytes as a little-endian integer, zeros behind the end. The first branch compiles to one load."""
-    if start + 8 <= len(data):
-        i = np.uint64(start)
-        block = np.uint64(data[i])
-        block |= np.uint64(data[i + np.uint64(1)]) << np.uint64(8)
-        block |= np.uint64(data[i + np.uint64(2)]) << np.uint64(16)
-        block |= np.uint64(data[i + np.uint64(3)]) << np.uint64(24)
-        block |= np.uint64(data[i + np.uint64(4)]) << np.uint64(32)
-        block |= np.uint64(data[i + np.uint64(5)]) << np.uint64(40)
-        block |= np.uint64(data[i + np.uint64(6)]) << np.uint64(48)
-        block |= np.uint64(data[i + np.uint64(7)]) << np.uint64(56)
-        return block if end - start >= 8 else block & ((np.uint64(1) << np.uint64(8 * (end - start))) - np.uint64(1))
-    block = _ZERO
-    for k in range(min(end - start, 8)):
-        block |= np.uint64(data[start + k]) << np.uint64(8 * k)
-    return block
 
 
 @jit
@@ -69,11 +49,11 @@ def _hash_any_word(data: Bytes, start: int, end: int, lowered: Packed) -> np.uin
         block |= char << n_bits
         n_bits += n_char_bits
         if n_bits >= np.uint64(64):
-            hashed = _fmix64(hashed ^ block)
+            hashed = fmix64(hashed ^ block)
             n_bits -= np.uint64(64)
             # What did not fit begins the next block.
             block = char >> (n_char_bits - n_bits)
-    return _fmix64(hashed ^ block) if n_bits > _ZERO else hashed
+    return fmix64(hashed ^ block) if n_bits > _ZERO else hashed
 
 
 @jit
@@ -83,13 +63,13 @@ def hash_words(data: Bytes, starts: Places, ends: Places, lowered: Packed) -> Ke
         i, end = starts[word], ends[word]
         hashed = _ZERO
         while i < end:
-            block = _read_block(data, i, end)
-            if block & _HIGH_BITS:
+            block = read_block(data, i, end)
+            if block & HIGH_BITS:
                 hashed = _hash_any_word(data, starts[word], end, lowered)
                 break
             # The high bit of each byte from A to Z, moved to the bit that tells a from A.
-            is_upper = (block + np.uint64(0x3F3F3F3F3F3F3F3F)) & ~(block + np.uint64(0x2525252525252525)) & _HIGH_BITS
-            hashed = _fmix64(hashed ^ (block | (is_upper >> np.uint64(2))))
+            is_upper = (block + np.uint64(0x3F3F3F3F3F3F3F3F)) & ~(block + np.uint64(0x2525252525252525)) & HIGH_BITS
+            hashed = fmix64(hashed ^ (block | (is_upper >> np.uint64(2))))
             i += 8
         hashes[word] = hashed
     return hashes
@@ -100,10 +80,10 @@ def _hash_shingles(words: Keys, shingles: Keys) -> int:
     """Write one hash per run of five words of a document, in order, and say how many there are."""
     n = max(len(words) - 4, 0)
     for i in range(n):
-        hashed = words[i] * _MULTIPLIER + words[i + 1]
-        hashed = hashed * _MULTIPLIER + words[i + 2]
-        hashed = hashed * _MULTIPLIER + words[i + 3]
-        shingles[i] = hashed * _MULTIPLIER + words[i + 4]
+        hashed = words[i] * MULTIPLIER + words[i + 1]
+        hashed = hashed * MULTIPLIER + words[i + 2]
+        hashed = hashed * MULTIPLIER + words[i + 3]
+        shingles[i] = hashed * MULTIPLIER + words[i + 4]
     return n
 
 
@@ -146,22 +126,14 @@ def distinct_shingles(words: Keys, doc_starts: Ints) -> tuple[Ints, Keys]:
     n_docs = len(doc_starts) - 1
     starts = np.zeros(n_docs + 1, np.int64)
     found = np.empty(len(words), np.uint64)
-    longest = _longest(doc_starts)
-    shingles, scratch, places = np.empty(longest, np.uint64), np.empty(longest, np.uint64), np.empty(2 * longest + 3, np.int64)
+    most = longest(doc_starts)
+    shingles, scratch, places = np.empty(most, np.uint64), np.empty(most, np.uint64), np.empty(2 * most + 3, np.int64)
     for doc in range(n_docs):
         n = _hash_shingles(words[doc_starts[doc] : doc_starts[doc + 1]], shingles)
         n = _sort_distinct(shingles, n, scratch, places)
         found[starts[doc] : starts[doc] + n] = shingles[:n]
         starts[doc + 1] = starts[doc] + n
     return starts, found[: starts[-1]].copy()
-
-
-@jit
-def _longest(doc_starts: Ints) -> int:
-    longest = 0
-    for doc in range(len(doc_starts) - 1):
-        longest = max(longest, doc_starts[doc + 1] - doc_starts[doc])
-    return longest
 
 
 @jit
@@ -184,7 +156,7 @@ def sign(words: Keys, doc_starts: Ints, factors: Keys, summands: Keys, min_shing
     n_docs, n_perms = len(doc_starts) - 1, len(factors)
     signatures = np.full((n_docs, n_perms), _LARGEST)
     has_signature = np.zeros(n_docs, np.bool_)
-    shingles, seen = np.empty(_longest(doc_starts), np.uint64), np.empty(min_shingles + 1, np.uint64)
+    shingles, seen = np.empty(longest(doc_starts), np.uint64), np.empty(min_shingles + 1, np.uint64)
     least = np.empty(n_perms, np.uint64)
     for doc in range(n_docs):
         n = _hash_shingles(words[doc_starts[doc] : doc_starts[doc + 1]], shingles)
@@ -192,7 +164,7 @@ def sign(words: Keys, doc_starts: Ints, factors: Keys, summands: Keys, min_shing
         if not has_signature[doc]:
             continue
         for i in range(n):
-            shingles[i] = _fmix64(shingles[i])
+            shingles[i] = fmix64(shingles[i])
         least[:] = _LARGEST
         # Four shingles at a time, so that `least` is read and written once for all four; the last one may come twice.
         for i in range(0, n, 4):
@@ -214,7 +186,7 @@ def fold_bands(signatures: Keys, bands: int) -> Keys:
         for band in range(bands):
             key = np.uint64(band)
             for k in range(band * rows, (band + 1) * rows):
-                key = _fmix64(key ^ signatures[doc, k])
+                key = fmix64(key ^ signatures[doc, k])
             keys[doc, band] = key
     return keys
 

@@ -6,18 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters import kernels
-from filters.columns import (
-    TextBatch,
-    _char_classes,
-    count_ascii,
-    count_chars,
-    count_distinct_words,
-    count_ellipses,
-    count_lines_ending_in_ellipsis,
-    count_lines_starting_with,
-    sum_per_document,
-)
+from filters import chars, word_kernels
+from filters.columns import TextBatch, count_listed_words
+from filters.line_kernels import ELLIPSES
+from filters.line_sum_kernels import BULLETS, ELLIPSIS_LINES
 from tests.filters import word_twin
 from tests.filters.texts import batch_of, columns, plain
 
@@ -50,23 +42,14 @@ def test_lines_are_those_of_the_twin(column):
 
 
 @given(columns())
-def test_counts_are_those_of_plain_python(column):
-    batch, texts = TextBatch.from_arrow(column), plain(column)
-    lines = [word_twin.lines(text) for text in texts]
+def test_counts_of_words_are_those_of_plain_python(column):
+    batch, found = TextBatch.from_arrow(column), [word_twin.words(text) for text in plain(column)]
     listed = frozenset({"the", "and", "have", "with", "\u6587", "xxxxxxxx"})
-    assert count_chars(batch).tolist() == [len(text) for text in texts]
-    assert count_ascii(batch, "#").tolist() == [text.count("#") for text in texts]
-    assert count_ellipses(batch).tolist() == [text.count("...") + text.count("\u2026") for text in texts]
-    assert count_lines_starting_with(batch, "\u2022-").tolist() == [
-        sum(line.lstrip().startswith(("\u2022", "-")) for line in found) for found in lines
-    ]
-    assert count_lines_ending_in_ellipsis(batch).tolist() == [
-        sum(line.rstrip().endswith(("...", "\u2026")) for line in found) for found in lines
-    ]
-    assert count_distinct_words(batch, listed).tolist() == [len(listed.intersection(word_twin.words(text))) for text in texts]
-    assert sum_per_document(batch.words.doc_starts, batch.words.n_chars).tolist() == [
-        sum(map(len, word_twin.words(text))) for text in texts
-    ]
+    n_distinct, n_all = count_listed_words(batch, listed)
+    assert n_distinct.tolist() == [len(listed.intersection(words)) for words in found]
+    assert n_all.tolist() == [sum(word in listed for word in words) for words in found]
+    assert batch.word_sums.n_words.tolist() == [len(words) for words in found]
+    assert batch.word_sums.n_chars.tolist() == [sum(map(len, words)) for words in found]
 
 
 @pytest.mark.parametrize(
@@ -97,17 +80,22 @@ def test_more_words_than_guessed_are_all_kept():
 
 
 def test_white_space_around_marks_of_lines_is_that_of_str_strip():
-    chars = [chr(point) for point in range(0x10000) if not 0xD800 <= point < 0xE000]
-    starting = count_lines_starting_with(batch_of(*[f"{char}-" for char in chars]), "-")
-    ending = count_lines_ending_in_ellipsis(batch_of(*[f"...{char}" for char in chars]))
-    assert starting.tolist() == [int(f"{char}-".lstrip().startswith("-")) for char in chars]
+    chars = [chr(point) for point in range(0x10000) if not 0xD800 <= point < 0xE000 and point != 10]
+    starting = batch_of(*[f"{char}-" for char in chars]).line_sums[:, BULLETS]
+    ending = batch_of(*[f"...{char}" for char in chars]).line_sums[:, ELLIPSIS_LINES]
+    assert starting.tolist() == [int(f"{char}-".lstrip().startswith(("-", "\u2022"))) for char in chars]
     assert ending.tolist() == [int(f"...{char}".rstrip().endswith(("...", "\u2026"))) for char in chars]
 
 
 def test_an_ellipsis_does_not_reach_into_the_next_document():
     batch = batch_of("..", ".", "...", ".")
-    assert count_ellipses(batch).tolist() == [0, 0, 1, 0]
-    assert count_lines_ending_in_ellipsis(batch).tolist() == [0, 0, 1, 0]
+    assert batch.lines.counts[:, ELLIPSES].tolist() == [0, 0, 1, 0]
+    assert batch.line_sums[:, ELLIPSIS_LINES].tolist() == [0, 0, 1, 0]
+
+
+@given(columns())
+def test_newlines_are_counted(column):
+    assert TextBatch.from_arrow(column).n_newlines.tolist() == [text.count("\n") for text in plain(column)]
 
 
 def test_the_views_share_memory_with_arrow():
@@ -161,15 +149,13 @@ def test_bytes_that_are_no_utf8_stay_inside_their_document(documents, bytes_behi
         assert found.ends.tolist() == with_more.ends.tolist()[:n]
         assert found.starts.tolist() == with_more.starts.tolist()[:n]
         assert np.all(found.ends <= np.repeat(alone.offsets[1:], np.diff(found.doc_starts)))
-    for count in (count_ellipses, count_lines_ending_in_ellipsis, lambda batch: count_lines_starting_with(batch, "\u2022-")):
-        assert count(alone).tolist() == count(followed).tolist()[: len(documents)]
 
 
 @given(st.lists(st.one_of(st.binary(max_size=12), st.sampled_from([b"a", b"a b", b"\xe6\x96\x87" * 20])), max_size=20))
 def test_words_fit_the_memory_set_aside_for_them(documents):
     batch = _batch_of_bytes(documents)
     # The same function uncompiled: NumPy checks what compiled code does not.
-    starts = kernels.find_words.py_func(batch.data, batch.offsets, _char_classes())[1]
+    starts = word_kernels.find_words.py_func(batch.data, batch.offsets, chars.classes())[1]
     assert starts.tolist() == batch.words.starts.tolist()
 
 

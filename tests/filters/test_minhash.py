@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from filters import minhash, shingle_kernels
+from filters import chars, minhash, shingle_kernels
 from filters.columns import TextBatch
 from tests.filters import minhash_twin as twin
 from tests.filters.test_unicode_classes import UNICODE_VERSION
@@ -63,7 +63,7 @@ def test_the_shipped_lower_case_is_that_of_unicode_14():
     shipped = importlib.resources.files("filters").joinpath("unicode_lower.txt").read_text(encoding="ascii")
     assert shipped == make_lower_table()
     is_char = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-    packed = minhash.lowered().tolist()
+    packed = chars.lowered().tolist()
     assert [packed[code] for code in is_char] == [int.from_bytes(twin.lower(chr(code)).encode(), "little") for code in is_char]
 
 

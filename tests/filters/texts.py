@@ -7,7 +7,8 @@ import unicodedata
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from filters.columns import TextBatch, _char_classes
+from filters import chars
+from filters.columns import TextBatch
 from filters.spec import Family
 from tests.filters.word_twin import char_class
 
@@ -25,7 +26,7 @@ def _chars_newer_than_the_table() -> str:
     if unicodedata.unidata_version == "14.0.0":
         return ""
     codes = "-LNMS"
-    return "".join(chr(point) for point, code in enumerate(_char_classes()) if codes[code] != char_class(chr(point)))
+    return "".join(chr(point) for point, code in enumerate(chars.classes()) if codes[code] != char_class(chr(point)))
 
 
 def texts() -> st.SearchStrategy[str]:
@@ -78,12 +79,18 @@ GOLDEN_TEXTS = (
     "nul\x00and\x85next\u2028line",
     "x" * 5000,
 )
+# What rules about lines, phrases and runs of words stop at.
+LINE_TEXTS = (
+    'Our JavaScript code, see https://x.org and www.y.org {\nWe use cookies here.\nLorem ipsum dolor [12] sit.\nno end\nIs it? "Yes!"\n'
+    * 3,
+    "one two three four five six seven eight nine ten eleven one two three four five six seven eight nine ten twelve\n\nlast\n\nlast",
+)
 
 
 def signals_digest(family: Family) -> str:
     """SHA-256 over names, types and every bit of the signals of the fixed texts."""
     digest = hashlib.sha256()
-    for name, values in family.compute(batch_of(*GOLDEN_TEXTS)).items():
+    for name, values in family.compute(batch_of(*GOLDEN_TEXTS, *LINE_TEXTS)).items():
         plain_values = [value.hex() if isinstance(value, float) else value for value in values.to_pylist()]
         digest.update(f"{name} {values.type} {plain_values}\n".encode())
     return digest.hexdigest()

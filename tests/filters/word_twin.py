@@ -1,4 +1,4 @@
-"""Words and lines in plain Python: slow, short, and what the kernels in filters/columns.py must agree with."""
+"""Words, lines and sentences in plain Python: slow, short, and what the kernels in filters/columns.py must agree with."""
 
 import unicodedata
 
@@ -24,6 +24,9 @@ SPACELESS_SCRIPTS = (
     (0xA9E0, 0xA9FF),  # Myanmar: extended B
     (0xAA60, 0xAA7F),  # Myanmar: extended A
 )
+
+ENDINGS = ".?!"  # and those of other scripts, which filters/unicode_endings.txt lists
+CLOSING = "\"')]}\u00bb\u2019\u201d\u203a\u300d\u300f\uff02\uff07\uff09"
 
 
 def char_class(char: str) -> str:
@@ -68,3 +71,22 @@ def lines(text: str) -> list[str]:
     """
     parts = text.split("\n")
     return parts if parts[-1] else parts[:-1]
+
+
+def sentences(line: str, endings: str = ENDINGS) -> list[str]:
+    """Sentences of a line, in order.
+
+    >>> sentences('He said "No." It fell by 3.5 mg... Why? (See below.) then')
+    ['He said "No."', 'It fell by 3.5 mg...', 'Why?', '(See below.)', 'then']
+    """
+    found, start = [], 0
+    is_ended = False
+    for place, char in enumerate(line):
+        if char.isspace():
+            if is_ended:
+                found.append(line[start:place])
+                start = place
+            is_ended = False
+        else:
+            is_ended = char in endings or (is_ended and char in CLOSING)
+    return [sentence.strip() for sentence in [*found, line[start:]] if sentence.strip()]
