@@ -1,0 +1,84 @@
+"""Compiled kernels are found again by what they were compiled from, and never after a change in a file that they call into."""
+
+import ast
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import filters
+from filters import kernels
+
+_FILTERS = pathlib.Path(filters.__file__).parent
+_FOLDER = "import filters.kernels as k; print(k.CACHE_DIR)"
+_SUM = "import numpy as np, filters.word_kernels as w; print(w.sum_words(np.array([0, 1]), *[np.ones(1, t) for t in ('i4', '?', '?')])[0])"
+
+
+def run(code: str, root: pathlib.Path, cache: pathlib.Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env={**os.environ, "XDG_CACHE_HOME": str(cache)}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def copied(tmp_path):
+    shutil.copytree(_FILTERS, tmp_path / "filters", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_a_changed_callee_in_another_file_names_another_folder(copied):
+    before = run(_FOLDER, copied, copied / "cache")
+    path = copied / "filters" / "kernels.py"
+    path.write_text(path.read_text().replace("return 0, 1", "return 1, 1", 1))
+    after = run(_FOLDER, copied, copied / "cache")
+    assert before != after
+    assert run(_FOLDER, copied, copied / "cache") == after
+
+
+def test_a_changed_family_compiles_nothing_anew(copied):
+    before = run(_FOLDER, copied, copied / "cache")
+    (copied / "filters" / "gopher.py").write_text("changed = True\n")
+    assert run(_FOLDER, copied, copied / "cache") == before
+
+
+def test_compiled_kernels_lie_in_that_folder(copied):
+    assert run(_SUM, copied, copied / "cache") == "[1]"
+    folder = pathlib.Path(run(_FOLDER, copied, copied / "cache"))
+    assert folder.is_relative_to(copied / "cache" / "gapless")
+    assert [path for path in folder.rglob("*.nbi") if "sum_words" in path.name]
+
+
+def test_without_a_place_to_write_kernels_are_compiled_in_the_process(copied):
+    (copied / "cache").write_text("a file where a folder should be")
+    assert run(_FOLDER, copied, copied / "cache") == "None"
+    assert run(_SUM, copied, copied / "cache") == "[1]"
+
+
+def test_the_program_leaves_numba_as_it_was():
+    import numba
+
+    assert numba.config.CACHE_DIR != kernels.CACHE_DIR
+
+
+def test_few_kernels_are_entered_from_python():
+    """Each of them is compiled, and loaded in every worker, on its own."""
+    entered = set()
+    for path in _FILTERS.glob("*.py"):
+        if path.name.endswith("kernels.py"):
+            continue
+        tree = ast.parse(path.read_text())
+        modules = {name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in _kernel_names(node)}
+        used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+        entered |= {f"{node.value.id}.{node.attr}" for node in used if node.value.id in modules and node.attr.islower()}
+        entered |= {name for name in modules if name.islower() and not name.endswith("kernels")}
+    assert 10 < len(entered) <= 16, sorted(entered)
+
+
+def _kernel_names(node: ast.ImportFrom) -> list[str]:
+    is_kernel = node.module is not None and node.module.endswith("kernels")
+    return [alias.name for alias in node.names if is_kernel or alias.name.endswith("_kernels")]
