@@ -19,17 +19,12 @@ import argparse
 import io
 import itertools
 import json
-import os
 import pathlib
 import random
 import re
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import venv
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
@@ -37,27 +32,17 @@ import datasketch
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from common.contest import PEERS_DIR, ROOT, Peer, batches, in_turns, peers_python, time_s
+from common.texts import CORPORA, generated_texts, mixture, texts_of
+from common.words import word_expression, wrong_words
 
 from filters import minhash
-from filters.columns import TextBatch, _char_classes
-from filters.kernels import LETTER, MARK, NUMBER, SPACELESS_LETTER
+from filters.columns import TextBatch
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
-_CORPORA = _ROOT.parent / "shared" / "corpora"
-_PEERS_DIR = _ROOT / ".venv-peers"
-_BATCH_DOCS = 1000
 _N_PERMS = 112
 _N_RUNS = 5
 _N_PAIRS = 10_000
 _MIN_BIN_PAIRS = 300
-# 3,000 documents: papers, abstracts, newsgroups, news, whole articles of an encyclopedia.
-_MIXTURE = {
-    "medical-papers/pmc-rct-00.jsonl.zst": 200,
-    "medical-abstracts/pmc-rct-abstracts.jsonl.gz": 900,
-    "general-forum/newsgroups.jsonl.zst": 900,
-    "general-news/reuters.jsonl.gz": 900,
-    "general-wiki/full-articles.jsonl.gz": 100,
-}
 _PEERS = {
     "rensa": "rensa RMinHash, 32 bits",
     "datasketch_xxh32": "datasketch bulk, xxh32, 32 bits",
@@ -72,13 +57,13 @@ def main() -> int:
     args = _parse_args()
     rng = random.Random(0)
     if args.jsonl:
-        texts = [text for path in args.jsonl for text in _texts(path)]
+        texts = [text for path in args.jsonl for text in texts_of(path)]
     elif args.full:
-        texts = [text for path, n in _MIXTURE.items() for text in rng.sample(list(_texts(_CORPORA / path)), n)]
+        texts = mixture(rng)
     else:
-        texts = list(_generated_texts(rng, 600))
-    problems = [*_wrong_words(texts), *_wrong_signatures(rng.sample(texts, min(len(texts), 200)))]
-    _print_speed(texts, _peers_python(make=args.full))
+        texts = list(generated_texts(rng, 600))
+    problems = [*wrong_words(texts), *_wrong_signatures(rng.sample(texts, min(len(texts), 200)))]
+    _print_speed(texts, peers_python(make=args.full))
     problems += _print_estimate(_real_pairs(rng) if args.full else _generated_pairs(rng))
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -92,54 +77,8 @@ def _parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _texts(path: str | pathlib.Path) -> Iterator[str]:
-    with io.BufferedReader(pa.input_stream(str(path))) as rows:
-        yield from (json.loads(row)["text"] or "" for row in rows)
-
-
-def _generated_texts(rng: random.Random, n_docs: int) -> Iterator[str]:
-    """Sentences of made-up words: most are of ASCII, some have accents, one document in ten is Cyrillic or Chinese."""
-    alphabets = (
-        ["etaoinshrdlucmfwygpbvk"] * 12
-        + ["etaoinshrdlu\u00e9\u00fc\u00f8"] * 6
-        + ["\u043e\u0435\u0430\u0438\u043d\u0442\u0441\u0440", "\u7684\u4e00\u662f\u4e0d\u4e86\u5728\u4eba\u6709"]
-    )
-    vocabularies = [["".join(rng.choices(letters, k=rng.randint(1, 12))) for _ in range(5000)] for letters in alphabets]
-    for _ in range(n_docs):
-        vocabulary = rng.choice(vocabularies)
-        sentences = (" ".join(rng.choices(vocabulary, k=rng.randint(3, 25))).capitalize() for _ in range(rng.randint(1, 40)))
-        yield "".join(sentence + rng.choice((". ", ".\n", ", 3.5 mg; ", "\n- ")) for sentence in sentences)
-
-
-def _word_expression() -> str:
-    """Write the word rule of docs/words.md as one expression of Python's `re`.
-
-    `re` looks a set within 16 bits up in a table, but walks through the ranges of one that goes beyond; so the wide set is only asked
-    about wide characters.
-    """
-    run, wide_run = _char_set((LETTER, NUMBER, MARK), 0xFFFF), _char_set((LETTER, NUMBER, MARK), sys.maxunicode)
-    spaceless, mark = _char_set((SPACELESS_LETTER,), sys.maxunicode), _char_set((MARK,), sys.maxunicode)
-    wide = rf"[^\x00-\uffff](?<={wide_run}){wide_run}*"
-    return rf"{run}+(?:{wide})?|[^\x00-\x7f](?:(?<={spaceless}){mark}*|(?<={wide_run}){wide_run}*)"
-
-
-def _char_set(classes: tuple[int, ...], last: int) -> str:
-    inside = np.isin(_char_classes()[: last + 1], classes).astype(np.int8)
-    edges = np.flatnonzero(np.diff(inside, prepend=0, append=0)).tolist()
-    return "[" + "".join(f"\\U{first:08x}-\\U{end - 1:08x}" for first, end in zip(edges[::2], edges[1::2], strict=True)) + "]"
-
-
-def _wrong_words(texts: list[str]) -> list[str]:
-    find_words = re.compile(_word_expression()).findall
-    batch = TextBatch.from_arrow(pa.array(texts, pa.large_string()))
-    data, words = bytes(batch.data), batch.words
-    ours = [data[start:end].decode() for start, end in zip(words.starts, words.ends, strict=True)]
-    theirs = [word for text in texts for word in find_words(text)]
-    return [] if ours == theirs else ["the expression finds other words than we do"]
-
-
 def _wrong_signatures(texts: list[str]) -> list[str]:
-    sys.path.insert(0, str(_ROOT))
+    sys.path.insert(0, str(ROOT))
     from tests.filters import minhash_twin
 
     signatures, has_signature = minhash.signatures(TextBatch.from_arrow(pa.array(texts)), n_perms=_N_PERMS, seed=1)
@@ -152,32 +91,29 @@ def _wrong_signatures(texts: list[str]) -> list[str]:
     return [f"{n_wrong} of {len(texts)} signatures differ from datasketch's"] if n_wrong else []
 
 
-def _print_speed(texts: list[str], peers_python: pathlib.Path) -> None:
+def _print_speed(texts: list[str], python: pathlib.Path) -> None:
     column, find_words, find_word_chars = (
         pa.array(texts, pa.large_string()),
-        re.compile(_word_expression()).findall,
+        re.compile(word_expression()).findall,
         re.compile(r"\w+").findall,
     )
     contestants: dict[str, Callable[[], float]] = {
-        "gapless": lambda: _time_s(lambda: [minhash.signatures(batch, n_perms=_N_PERMS) for batch in _batches(column)], n_times=10),
-        "gapless, words only": lambda: _time_s(lambda: [batch.words for batch in _batches(column)], n_times=10),
-        r"re.findall(r'\w+')": lambda: _time_s(lambda: [find_word_chars(text) for text in texts]),
-        "our words as an expression": lambda: _time_s(lambda: [find_words(text) for text in texts]),
+        "gapless": lambda: time_s(lambda: [minhash.signatures(batch, n_perms=_N_PERMS) for batch in batches(column)], n_times=10),
+        "gapless, words only": lambda: time_s(lambda: [batch.words for batch in batches(column)], n_times=10),
+        r"re.findall(r'\w+')": lambda: time_s(lambda: [find_word_chars(text) for text in texts]),
+        "our words as an expression": lambda: time_s(lambda: [find_words(text) for text in texts]),
     }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         paths = pathlib.Path(folder, "documents.parquet"), pathlib.Path(folder, "expression.txt")
         pq.write_table(pa.table({"text": column}), paths[0])
-        paths[1].write_text(_word_expression(), encoding="utf-8")
+        paths[1].write_text(word_expression(), encoding="utf-8")
         for name, label in _PEERS.items():
-            peer = stack.enter_context(_Peer(peers_python, name, *paths))
+            peer = stack.enter_context(Peer(python, "signatures.py", name, *paths))
             if peer.state == "ready":
                 contestants[label] = peer.time_s
             else:
-                print(f"left out: {label} ({peer.state}); --full makes {_PEERS_DIR.name}")
-        times_s: dict[str, list[float]] = {label: [] for label in contestants}
-        for _ in range(_N_RUNS):
-            for label, time_s in contestants.items():
-                times_s[label].append(time_s())
+                print(f"left out: {label} ({peer.state}); --full makes {PEERS_DIR.name}")
+        times_s = in_turns(contestants, _N_RUNS)
     n_mb = sum(len(text.encode()) for text in texts) / 1e6
     n_not_ascii = sum(not text.isascii() for text in texts)
     print(f"{len(texts):,} documents, {n_mb:.1f} MB, {n_not_ascii:,} not only ASCII; one thread, median of {_N_RUNS} runs in turn")
@@ -187,51 +123,6 @@ def _print_speed(texts: list[str], peers_python: pathlib.Path) -> None:
         median_s = statistics.median(runs_s)
         rates = f"{len(texts) / median_s:8,.0f} {n_mb / median_s:7.2f} {median_s / ours_s:9.1f}x"
         print(f"{label:32} {median_s:8.4f} {rates}   {min(runs_s):.4f}..{max(runs_s):.4f}")
-
-
-def _batches(column: pa.Array) -> Iterator[TextBatch]:
-    return (TextBatch.from_arrow(column.slice(start, _BATCH_DOCS)) for start in range(0, len(column), _BATCH_DOCS))
-
-
-def _time_s(run: Callable[[], object], n_times: int = 1) -> float:
-    start = time.perf_counter()
-    for _ in range(n_times):
-        run()
-    return (time.perf_counter() - start) / n_times
-
-
-def _peers_python(*, make: bool) -> pathlib.Path:
-    """The Python that has the peers: that of their own environment, or ours, which has datasketch alone."""
-    python = _PEERS_DIR / "bin" / "python"
-    if make and not python.exists():
-        print(f"making {_PEERS_DIR.name}: some 700 MB, two minutes", flush=True)
-        venv.create(_PEERS_DIR, with_pip=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check", "--requirement"]
-        if subprocess.run([*install, _ROOT / "bench" / "requirements-peers.txt"]).returncode != 0:
-            shutil.rmtree(_PEERS_DIR)
-    return python if python.exists() else pathlib.Path(sys.executable)
-
-
-class _Peer:
-    """A process that signs the documents each time it is asked. Its state is "ready", or why it cannot."""
-
-    def __init__(self, python: pathlib.Path, name: str, *paths: pathlib.Path) -> None:
-        # What rensa (rayon) and NumPy obey.
-        one_thread = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        command = [python, _ROOT / "bench" / "peers" / "signatures.py", name, *paths]
-        self._process = subprocess.Popen(command, env=os.environ | one_thread, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.state = self._process.stdout.readline().strip()
-
-    def __enter__(self) -> _Peer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-    def time_s(self) -> float:
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
 
 
 def _generated_pairs(rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -246,12 +137,12 @@ def _generated_pairs(rng: random.Random) -> Iterator[tuple[str, str]]:
 
 def _real_pairs(rng: random.Random) -> Iterator[tuple[str, str]]:
     """One pair in five are revisions of an introduction, the others windows of papers, overlapping by any share."""
-    with io.BufferedReader(pa.input_stream(str(_CORPORA / "dedup-labelled" / "wiki-revision-pairs.jsonl.gz"))) as file:
+    with io.BufferedReader(pa.input_stream(str(CORPORA / "dedup-labelled" / "wiki-revision-pairs.jsonl.gz"))) as file:
         rows = [json.loads(row) for row in file]
     revisions = [(row["text_a"], row["text_b"]) for row in rows if row["label"] == 1]
     yield from rng.sample(revisions, _N_PAIRS // 5)
-    for path in sorted((_CORPORA / "medical-papers").iterdir()):
-        for text in _texts(path):
+    for path in sorted((CORPORA / "medical-papers").iterdir()):
+        for text in texts_of(path):
             words, place = text.split(), 0
             while place + 800 < len(words):
                 width, similarity = rng.randint(60, 400), rng.random()

@@ -7,6 +7,7 @@ The decision's tables live in a DuckDB file in the scratch folder, which spills 
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import pathlib
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -15,10 +16,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from curate import corpus, edges, evalset, manifest, models, report, scorers, tokens
-from curate.annotate import Facts, annotate, band_facts, family_facts
+from curate import corpus, edges, evalset, families, manifest, models, report, scorers, tokens
+from curate.annotate import Facts, annotate, band_facts
 from curate.decide import decide, holdout_bound
-from curate.executor import Run
+from curate.executor import Run, Size
 from curate.ingest import Ingested, ingest
 from curate.manifest import Manifest, ManifestError
 from curate.mix import epoch_tokens
@@ -26,7 +27,6 @@ from curate.recipe import DomainError, Recipe, portable
 from curate.recipe_file import sample_dir
 from curate.sample import make_sample
 from curate.store import Store
-from filters import FAMILIES
 
 _SOFTWARE = ("gapless", "duckdb", "fasttext-numpy2", "numba", "numpy", "pyarrow", "tokenizers")
 
@@ -52,18 +52,20 @@ def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit
     store.sweep()
     _refuse_lower_holdout(store, recipe)
     if recipe.is_sample:
-        _make_sample(store)
+        ensure_sample(store)
+    facts = {name: families.facts_of(recipe.families, name) for name in recipe.families_to_compute()}
     ingested = ingest(store, recipe.sources, run=run, rehash=rehash)
     check_quarantine(recipe, ingested)
     parent = _parent(store, recipe)
     frozen = evalset.inherited(store, parent, recipe)
     found = [scorers.resolve_quality(store, recipe, ingested, refit="quality" in refit, run=run)] if "quality" in recipe.scorers else []
-    quality = scorers.quality_facts(store, found[0]) if found else None
+    if found:
+        facts["quality"] = scorers.quality_facts(store, found[0])
     bands = None if recipe.dedup.threshold is None else band_facts(recipe.dedup)
-    _annotate(store, recipe, ingested, [*([quality] if quality else []), *([bands] if bands else [])], run)
+    _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
     with _database(store, memory_limit) as connection:
         bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
-        corpus.load_rows(store, connection, recipe, ingested, bounds, quality)
+        corpus.load_rows(store, connection, recipe, ingested, bounds, facts)
         _load_frozen(connection, frozen)
         linked = _link(store, connection, bands, frozen, run)
         tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
@@ -78,11 +80,12 @@ def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit
         info = {
             "domain": recipe.domain,
             "parent": None if parent is None else parent.version,
-            "recipe": portable(recipe),
+            "recipe": families.with_code(portable(recipe), facts),
             "sample": recipe.is_sample,
             "inputs": _inputs(recipe, ingested),
             "tokenizer": tokenizer,
             "scorers": found,
+            "families": families.described(recipe.families, facts),
             "edges": None if linked is None else dataclasses.asdict(linked),
             "stages": stages,
             "evalset": exam,
@@ -121,9 +124,9 @@ def check_quarantine(recipe: Recipe, ingested: Mapping[str, Ingested]) -> None:
         sys.stderr.write(f"quarantine: {aside} of {total + aside - bad} rows kept aside ({reasons}); see cache/quarantine\n")
 
 
-def _annotate(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], more: list[Facts], run: Run) -> None:
+def _annotate(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], facts: list[Facts], run: Run) -> None:
     shards = [shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards]
-    annotate(store, shards, [*(family_facts(name) for name in FAMILIES), *more], run=run)
+    annotate(store, shards, facts, run=run)
 
 
 def _load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) -> None:
@@ -166,7 +169,8 @@ def _decide(
 
 
 def _count(store: Store, connection: duckdb.DuckDBPyConnection, tokenizer: Mapping[str, Any], wanted: pa.Table, run: Run) -> None:
-    run(tokens.split_work(store, tokenizer, wanted), tokens.count, label="count")
+    work = tokens.split_work(store, tokenizer, wanted)
+    run(work, tokens.count, label="count", sizes=[Size(one.rows.num_rows, one.n_bytes) for one in work])
     corpus.load_counts(store, connection, tokenizer)
 
 
@@ -215,13 +219,17 @@ def _refuse_lower_holdout(store: Store, recipe: Recipe) -> None:
                 )
 
 
-def _make_sample(store: Store) -> None:
+def ensure_sample(store: Store) -> None:
+    """Write the sample corpus of a root where it is not there yet."""
     target = pathlib.Path(sample_dir(store))
     if target.exists():
         return
     with store.scratch() as path:
         make_sample(str(path))
-        store.adopt_dir(path, "cache/sample")
+        if store.is_local:
+            store.adopt_dir(path, "cache/sample")
+        else:
+            os.rename(path, target)  # sources are read where they lie, and this one lies here
 
 
 def _parent(store: Store, recipe: Recipe) -> Manifest | None:

@@ -5,6 +5,7 @@ import enum
 import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from curate import annotate, executor, manifest, models, report, sql
+from curate.audit import audit, audited_sources, print_audit
 from curate.build import CheckFailed, build
 from curate.executor import WorkerDied
 from curate.manifest import ManifestError
@@ -31,10 +33,17 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False,
 )  # fmt: skip
 Executor = enum.Enum("Executor", {name: name for name in executor.EXECUTORS}, type=str)  # type: ignore[misc]  # built from the one table
+_EXECUTOR = "Where the work runs: processes of this machine, or Ray: the cluster at RAY_ADDRESS, else one of --workers CPUs, started here."
 Refit = enum.Enum("Refit", {name: name for name in models.REFITS}, type=str)  # type: ignore[misc]  # built from the one table
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # UsageError of the click that typer brings
-_WORKERS = "Processes that read and count; the result does not depend on it."
+Domain = Annotated[str | None, typer.Option(help="Name of a domain: ROOT/domains/NAME.toml, or a shipped one (medical).")]
+RecipePath = Annotated[str | None, typer.Option(help="Path of a recipe in TOML, instead of --domain.")]
+Sources = Annotated[list[str] | None, typer.Option(help="NAME=GLOB: the files of a source, or a new candidate source. Repeatable.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, as in select.budget_tokens=8M. Repeatable.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that read and count; the result does not depend on it.", min=1, show_default="all cores")
+]
 Root = Annotated[
     str, typer.Option("--root", help="Folder or fsspec URL that holds corpus, manifests and runs.", show_default="the current folder")
 ]
@@ -44,17 +53,13 @@ Version = Annotated[str, typer.Argument(help="A version, such as v3; `curate lis
 
 @app.command("build")
 def build_command(
-    domain: Annotated[str | None, typer.Option(help="Name of a domain: ROOT/domains/NAME.toml, or a shipped one (medical).")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Path of a recipe in TOML, instead of --domain.")] = None,
-    source: Annotated[
-        list[str] | None, typer.Option(help="NAME=GLOB: the files of a source, or a new candidate source. Repeatable.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, as in select.budget_tokens=8M. Repeatable.")
-    ] = None,
+    domain: Domain = None,
+    recipe: RecipePath = None,
+    source: Sources = None,
+    set_: Settings = None,
     root: Root = ".",
-    workers: Annotated[int | None, typer.Option(help=_WORKERS, min=1, show_default="all cores")] = None,
-    executor_: Annotated[Executor, typer.Option("--executor", help="Where the work runs.")] = Executor.local,  # type: ignore[attr-defined]
+    workers: Workers = None,
+    executor_: Annotated[Executor, typer.Option("--executor", help=_EXECUTOR)] = Executor.local,  # type: ignore[attr-defined]
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every input file again, also where size and time are unchanged.")] = False,
     refit: Annotated[list[Refit] | None, typer.Option(help="Fit this model of the domain anew. Repeatable.")] = None,
     as_json: Json = False,
@@ -65,8 +70,8 @@ def build_command(
     if resolved.is_sample:
         _note(report.SAMPLE_NOTE)
     _note(f"domain {resolved.domain}: {len(resolved.sources)} sources, budget {resolved.select.budget_tokens:,} tokens, root {store.url()}")
-    run = executor.local(workers or os.cpu_count() or 1)
-    built = build(store, resolved, run=run, rehash=rehash, refit={model.value for model in refit or ()})
+    with executor.start(executor_.value, workers or os.cpu_count() or 1) as run:
+        built = build(store, resolved, run=run, rehash=rehash, refit={model.value for model in refit or ()})
     data = report.summary(store, built.manifest)
     if as_json:
         _print_json({**data, "is_new": built.is_new})
@@ -77,6 +82,38 @@ def build_command(
         console.print(f"nothing new: {built.manifest.version} decided the same; nothing was published")
     console.print(f"{data['path']}", soft_wrap=True, highlight=False)
     console.print(f"next: train run --manifest {built.manifest.version} --model tiny{_root_option(root)}", highlight=False, soft_wrap=True)
+
+
+@app.command("audit")
+def audit_command(
+    domain: Domain = None,
+    recipe: RecipePath = None,
+    source: Sources = None,
+    set_: Settings = None,
+    of: Annotated[list[str] | None, typer.Option(help="Audit this source instead of the reference, whatever its role. Repeatable.")] = None,
+    keep: Annotated[float, typer.Option(help="Share of the documents that a suggested threshold has to keep, up to 1.")] = 0.99,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Audit the limits of the literature instead of the recipe's.")] = False,
+    root: Root = ".",
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each rule of every family would do to the reference, which is good by definition. Publishes nothing."""
+    store = Store(root)
+    resolved = read_recipe(store, domain=domain, file=recipe, sources=source or (), settings=set_ or ())
+    audited = audited_sources(resolved, of or ())
+    if resolved.is_sample:
+        _note(report.SAMPLE_NOTE)
+    _note(f"domain {resolved.domain}: every rule over {', '.join(one.name for one in audited)}, root {store.url()}")
+    data = audit(store, resolved, audited, run=executor.local(workers or os.cpu_count() or 1), keep=keep, defaults=defaults)
+    if as_json:
+        _print_json(data)
+        return
+    console = _console()
+    print_audit(console, data)
+    named = ["--domain", domain] if domain is not None else ["--recipe", str(recipe)]
+    laid_over = [word for option, values in [("--source", source), ("--set", set_)] for value in values or () for word in (option, value)]
+    command = shlex.join(["curate", "build", *named, *laid_over])
+    console.print(f"next: {escape(command)}{_root_option(root)}", highlight=False, soft_wrap=True)
 
 
 @app.command("list")

@@ -10,13 +10,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.annotate import Facts, family_facts
+from curate.annotate import Facts
 from curate.ingest import Ingested
 from curate.manifest import MACROS
 from curate.recipe import DOMAIN_COMPONENT, Recipe, Source
 from curate.store import Store
 from curate.tokens import index_paths
-from filters import FAMILIES
 
 _DOCUMENT_COLUMNS = ["row_key", "doc_id", "source_id", "group", "url", "licence", "date", "lang", "n_bytes"]
 
@@ -27,15 +26,16 @@ def load_rows(
     recipe: Recipe,
     ingested: Mapping[str, Ingested],
     bounds: Mapping[str, str],
-    quality: Facts | None,
+    facts: Mapping[str, Facts],
 ) -> None:
     """Make the table `rows`: documents, one struct column of signals per family, scores, and their source's place and bound.
 
-    `bounds` is the holdout bound of each source, as `decide.holdout_bound` gives it; without `quality` that column is null.
+    `bounds` is the holdout bound of each source, as `decide.holdout_bound` gives it. `facts` holds the families by name, in the order
+    of their columns, and "quality"; without that one the column of this name is null.
     """
     connection.execute(MACROS)
-    schema = _schema()
-    reader = pa.RecordBatchReader.from_batches(schema, _batches(store, recipe, ingested, bounds, quality))
+    schema = _schema(facts)
+    reader = pa.RecordBatchReader.from_batches(schema, _batches(store, recipe, ingested, bounds, facts))
     connection.register("incoming", reader)
     connection.execute(_ROWS)
     connection.unregister("incoming")
@@ -56,35 +56,35 @@ def component_of(source: Source) -> str:
     return DOMAIN_COMPONENT if source.component is None else source.component
 
 
-def _schema() -> pa.Schema:
+def _schema(facts: Mapping[str, Facts]) -> pa.Schema:
     text = [pa.field(name, pa.string()) for name in _DOCUMENT_COLUMNS if name != "n_bytes"]
     more = [("n_bytes", pa.int64()), ("n_words", pa.int32()), ("shard", pa.string()), ("row", pa.int32())]
     more += [("source", pa.string()), ("component", pa.string()), ("source_place", pa.int32()), ("holdout_bound", pa.string())]
     more += [("quality", pa.float32())]
-    facts = [pa.field(name, pa.struct(list(family_facts(name).schema))) for name in FAMILIES]
-    return pa.schema([*text, *(pa.field(name, kind) for name, kind in more), *facts])
+    families = [pa.field(name, pa.struct(list(one.schema))) for name, one in facts.items() if name != "quality"]
+    return pa.schema([*text, *(pa.field(name, kind) for name, kind in more), *families])
 
 
 def _batches(
-    store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], bounds: Mapping[str, str], quality: Facts | None
+    store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], bounds: Mapping[str, str], facts: Mapping[str, Facts]
 ) -> Iterator[pa.RecordBatch]:
-    schema = _schema()
+    schema = _schema(facts)
     for place, source in enumerate(recipe.sources):
         if source not in recipe.decided_sources():
             continue
         for shard in ingested[source.name].shards:
             name = shard.path.removeprefix("corpus/")
             documents = store.read_table(shard.path, _DOCUMENT_COLUMNS)
-            facts = {key: store.read_table(family_facts(key).path(name)).combine_chunks() for key in FAMILIES}
+            tables = {key: store.read_table(one.path(name)).combine_chunks() for key, one in facts.items()}
             n = documents.num_rows
             columns = {column: documents[column].combine_chunks() for column in _DOCUMENT_COLUMNS}
-            columns["n_words"] = facts["statistics"]["n_words"].combine_chunks()
-            columns["quality"] = pa.nulls(n, pa.float32()) if quality is None else store.read_table(quality.path(name))["quality"]
+            columns["n_words"] = tables["statistics"]["n_words"].combine_chunks()
+            columns["quality"] = tables.pop("quality")["quality"] if "quality" in tables else pa.nulls(n, pa.float32())
             columns["row"] = pa.array(np.arange(n, dtype=np.int32))
             constants = {"shard": name, "source": source.name, "component": component_of(source), "holdout_bound": bounds[source.name]}
             columns |= {key: pa.repeat(pa.scalar(value), n) for key, value in constants.items()}
             columns["source_place"] = pa.repeat(pa.scalar(place, pa.int32()), n)
-            for key, table in facts.items():
+            for key, table in tables.items():
                 columns[key] = pa.StructArray.from_arrays([column.combine_chunks() for column in table.columns], fields=list(table.schema))
             yield from pa.table([columns[field.name] for field in schema], schema=schema).to_batches()
 

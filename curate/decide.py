@@ -1,6 +1,6 @@
 """One pure function: (columns, counts, recipe) -> what happens to each row, and why.
 
-The order is the contract's: holdout -> rules (first reason wins, in recipe order) -> holdout.leak -> keepers among the
+The order is the contract's: holdout -> rules (first reason wins, in the order of each source) -> holdout.leak -> keepers among the
 rows that passed -> subset by order and token budget. It is SQL over the table `rows`, so it spills instead of growing,
 and reads no text. Where a row above the cut has no token count yet the answer is "count these rows next"; the result
 does not depend on which counts were there before.
@@ -8,19 +8,22 @@ does not depend on which counts were there before.
 
 import dataclasses
 import re
+from collections.abc import Iterable, Mapping
 
 import duckdb
 import pyarrow as pa
 
+from curate.families import family_of
 from curate.keepers import keepers
 from curate.manifest import COLUMNS, share_key
 from curate.mix import pool_budgets
-from curate.recipe import DOMAIN_COMPONENT, DomainError, Recipe
-from filters import family
+from curate.recipe import DOMAIN_COMPONENT, FAMILY_NAME, DomainError, Recipe
+from filters import FAMILIES
+from filters.spec import Family
 
 # Tokens that one byte is taken for where a source has no count yet. Only how much is counted at once depends on it.
 _TOKENS_PER_BYTE = 0.3
-_ORDER = re.compile(r"(random|quality|n_bytes|n_words|[a-z_]+\.[a-z_]+)(?: (ASC|DESC))?")
+_ORDER = re.compile(r"(random|quality|n_bytes|n_words|([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*))(?: (ASC|DESC))?")
 # Who is kept among copies (design.md, "No removal without proof"); null comes last.
 _KEEPER_ORDER = "quality DESC NULLS LAST, source_place, n_bytes DESC, date ASC NULLS LAST, doc_id, row_id"
 
@@ -77,14 +80,20 @@ def order_expression(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> s
     allowed = "random, quality, n_bytes, n_words, or a signal as FAMILY.SIGNAL, with ASC or DESC"
     if match is None:
         raise DomainError(f"select.order_by is {recipe.select.order_by!r}; allowed: {allowed}")
-    column, direction = match[1], match[2] or "ASC"
+    column, direction = match[1], match[4] or "ASC"
     if column == "random":
         return f"hash_key('order|{recipe.seed}', doc_id) {direction}"
+    unknown = DomainError(f"select.order_by names {column!r}, which is no column here; allowed: {allowed}")
+    if match[2] and match[2] not in (*FAMILIES, *recipe.families):
+        raise unknown
+    if match[2] in recipe.families and match[2] not in recipe.families_to_compute():
+        raise DomainError(f"select.order_by names {column!r}, but {match[2]!r} is computed only where rules name it; add it to rules")
+    expression = _signal(match[2], match[3]) if match[2] else column
     try:
-        connection.sql(f"SELECT {column} FROM rows LIMIT 0")
+        connection.sql(f"SELECT {expression} FROM rows LIMIT 0")
     except duckdb.Error:
-        raise DomainError(f"select.order_by names {column!r}, which is no column here; allowed: {allowed}") from None
-    return f"{column} {direction} NULLS LAST"
+        raise unknown from None
+    return f"{expression} {direction} NULLS LAST"
 
 
 def holdout_bound(share: float) -> str:
@@ -93,17 +102,40 @@ def holdout_bound(share: float) -> str:
 
 
 def _rule_cases(recipe: Recipe) -> str:
+    """Give the first reason of a row as SQL: one CASE for all sources that are judged alike."""
+    alike: dict[str, list[str]] = {}
+    for source in recipe.decided_sources():
+        cases = [
+            case for name, limits in recipe.judged_by(source).items() for case in _family_cases(family_of(recipe.families, name), limits)
+        ]
+        alike.setdefault(f"CASE {' '.join(cases)} END" if cases else "NULL::VARCHAR", []).append(source.name)
+    if len(alike) <= 1:
+        return next(iter(alike), "NULL::VARCHAR")
+    return f"CASE {' '.join(f'WHEN source IN ({_texts(names)}) THEN {judged}' for judged, names in alike.items())} END"
+
+
+def _family_cases(found: Family, limits: Mapping[str, float | None]) -> list[str]:
+    types = {signal.name: signal.type for signal in found.signals}
     cases = []
-    for name in recipe.rules:
-        types = {signal.name: signal.type for signal in family(name).signals}
-        for rule in family(name).rules:
-            threshold = recipe.thresholds[name][rule.name]
-            if threshold is not None:
-                # Ratios are float32 and are compared as such, so that one equal to its threshold passes (see filters.spec.Rule).
-                exact = "FLOAT" if types[rule.signal] == "float32" else "DOUBLE"
-                breach = "<" if rule.keep == ">=" else ">"
-                cases.append(f"WHEN {name}.{rule.signal} {breach} {threshold}::{exact} THEN '{name}.{rule.name}'")
-    return f"CASE {' '.join(cases)} END" if cases else "NULL::VARCHAR"
+    for rule in found.rules:
+        if (threshold := limits[rule.name]) is not None:
+            kind = types[rule.signal]
+            assert kind != "string", f"{found.name}.{rule.name} is over a text"
+            # Ratios are float32 and are compared as such, so that one equal to its threshold passes (see filters.spec.Rule).
+            exact = "FLOAT" if kind == "float32" else "DOUBLE"
+            breach = "<" if rule.keep == ">=" else ">"
+            reason = _text(f"{found.name}.{rule.name}")
+            cases.append(f"WHEN {_signal(found.name, rule.signal)}::{exact} {breach} {threshold}::{exact} THEN {reason}")
+    return cases
+
+
+def _signal(name: str, signal: str) -> str:
+    assert FAMILY_NAME.fullmatch(name), name
+    return f'struct_extract("{name}", {_text(signal)})'
+
+
+def _texts(values: Iterable[str]) -> str:
+    return ", ".join(_text(value) for value in values)
 
 
 def _text(value: str) -> str:

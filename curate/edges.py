@@ -94,7 +94,7 @@ def _verify(store: Store, connection: duckdb.DuckDBPyConnection, missing: pa.Tab
         wanted = connection.sql(_SPOOLED).to_arrow_table()
         pq.write_table(wanted, folder / "wanted.parquet")
         shards = wanted["shard"].unique().to_pylist()
-        run(shards, functools.partial(_spool_shard, store.url(), folder), label="shingle")
+        run.here(shards, functools.partial(_spool_shard, store.url(), folder), label="shingle")
         spans = _join_spools(folder, shards, wanted)
         connection.register("spans", spans)
         pairs = connection.sql(_PAIRS).to_arrow_table()
@@ -103,7 +103,7 @@ def _verify(store: Store, connection: duckdb.DuckDBPyConnection, missing: pa.Tab
         starts = range(0, pairs.num_rows, _CHUNK_PAIRS)
         for start in starts:
             pq.write_table(pairs.slice(start, _CHUNK_PAIRS), folder / f"pairs-{start}.parquet")
-        run(list(starts), functools.partial(_verify_chunk, store.url(), folder), label="verify")
+        run.here(list(starts), functools.partial(_verify_chunk, store.url(), folder), label="verify")
 
 
 def _spool_shard(store_url: str, folder: pathlib.Path, shard: str) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.executor import Run
+from curate.executor import Run, Size
 from curate.inputs import InputFile, check_parquet, digest_files, has_changed, open_raw, suffixes
 from curate.normalise import VERSION as NORMALISE_VERSION
 from curate.normalise import doc_ids, normalise, row_keys
@@ -88,7 +88,8 @@ def ingest(store: Store, sources: Sequence[Source], *, run: Run, rehash: bool = 
         check_parquet(unit.source, unit.files)
     if missing:
         missing.sort(key=lambda unit: -sum(file.n_bytes for file in unit.files))  # the longest first, so that no worker ends alone
-        run(missing, functools.partial(ingest_unit, store.url()), label="ingest")
+        sizes = [Size(0, sum(file.n_bytes for file in unit.files)) for unit in missing]  # nobody knows yet how many documents
+        run(missing, functools.partial(ingest_unit, store.url()), label="ingest", sizes=sizes)
     ingested = {}
     for source in sources:
         records = [read_record(store, unit) for unit in plans[source.name]]

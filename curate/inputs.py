@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from curate.executor import Run
+from curate.executor import Run, Size
 from curate.recipe import DomainError, Source
 from curate.rows import wanted_fields
 from curate.store import Store, digest_of
@@ -105,7 +105,8 @@ def digest_files(store: Store, sources: Sequence[Source], *, run: Run, rehash: b
         check_parquet(source, fresh)
         work += [(source.name, batch) for batch in _batches(fresh)]
     if work:
-        run(work, functools.partial(_digest_batch, store.url()), label="digest")
+        sizes = [Size(0, sum(file.n_bytes for file in batch)) for _, batch in work]
+        run(work, functools.partial(_digest_batch, store.url()), label="digest", sizes=sizes)
     errors: dict[tuple[str, int, str], str] = {}
     for name, batch in work:
         for row in store.read_json(_part_path(name, batch)):

@@ -1,12 +1,14 @@
 """What a person may ask for, as frozen dataclasses: every key of a recipe with its default, and what of it enters a decision.
 
-`recipe_file` finds and merges the TOML, `recipe_table` checks it and makes these.
+`recipe_file` finds and merges the TOML, `recipe_table` and `recipe_rules` check it and make these.
 """
 
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from filters import FAMILIES, family
 
 ROLES = ("candidate", "reference", "background", "replay", "benchmark")
 SCORERS = ("quality",)
@@ -16,6 +18,8 @@ DOMAIN_COMPONENT = "domain"
 KEPT_SIMILARITY = 0.5  # pairs of at least this Jaccard similarity are edges, so that a recipe's threshold may lie anywhere above
 PLAIN_KEYS = ("domain", "extends", "seed", "rules", "scorers", "evalset")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FAMILY_NAME = re.compile(r"[a-z][a-z0-9_]*")  # goes into SQL as the name of a column
+_WEB_PATH = re.compile(r".*\.(warc|html|htm|xhtml)(\.gz|\.zst)?", re.DOTALL)
 
 
 class DomainError(ValueError):
@@ -38,7 +42,11 @@ class Fields:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """One named place of documents: paths or globs (any fsspec URL), how to read them, and what they are for."""
+    """One named place of documents: paths or globs (any fsspec URL), how to read them, what they are for, and who judges them.
+
+    `rules` stand in place of the recipe's; `thresholds` (family -> rule -> value, None for off) hold only what is set for this source
+    and lie over the recipe's.
+    """
 
     name: str
     path: tuple[str, ...]
@@ -47,6 +55,33 @@ class Source:
     format: str = "auto"
     fields: Fields = Fields()
     holdout_share: float | None = None
+    web: bool | None = None
+    rules: tuple[str, ...] | None = None
+    thresholds: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_web(self) -> bool:
+        """Whether the documents are web pages: as the recipe says, else by the format, else by how a path ends; no file is looked at."""
+        if self.web is not None:
+            return self.web
+        if self.format == "auto":
+            return any(_WEB_PATH.fullmatch(path) for path in self.path)
+        return self.format in ("warc", "html")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OwnFamily:
+    """A family of signals that a recipe brings along, `[families.NAME]`: a function of one's own or a filter of datatrove's.
+
+    `function` is "package.module:attr" or "path/file.py:attr"; `arguments` go to the constructor of the `datatrove` class. `is_web`
+    is what a Family of `filters.spec` says of itself; it is no key of the table but filled in as a recipe is read.
+    """
+
+    name: str
+    function: str | None = None
+    datatrove: str | None = None
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    is_web: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,13 +157,14 @@ class Quarantine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
-    """A resolved recipe. `thresholds` has one value for each rule of the named families; None switches a rule off."""
+    """A resolved recipe. `thresholds` has one value for each rule of the families that it or a source names; None switches a rule off."""
 
     domain: str
     sources: tuple[Source, ...]
     seed: int = 0
     rules: tuple[str, ...] = ("gopher_quality",)
     thresholds: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
+    families: Mapping[str, OwnFamily] = dataclasses.field(default_factory=dict)
     scorers: tuple[str, ...] = ()
     holdout: Holdout = Holdout()
     dedup: Dedup = Dedup()
@@ -147,13 +183,48 @@ class Recipe:
         """Sources whose rows the manifest holds, in the recipe's order."""
         return tuple(source for source in self.sources if source.role in ("candidate", "replay"))
 
+    def judged_by(self, source: Source) -> dict[str, dict[str, float | None]]:
+        """Say what judges the rows of a source: family -> rule -> threshold (None: off), both in the order in which they judge.
+
+        These are the source's own `rules`, or else the recipe's, of which families made for web pages judge web sources only.
+        """
+        names = source.rules
+        if names is None:
+            names = tuple(name for name in self.rules if source.is_web or not self._is_web(name))
+        return {name: {**self._defaults(name), **self.thresholds.get(name, {}), **source.thresholds.get(name, {})} for name in names}
+
+    def families_to_compute(self) -> tuple[str, ...]:
+        """Name every shipped family, in the order of their table, then the recipe's own that judge some row of the manifest."""
+        judging = {name for source in self.decided_sources() for name in self.judged_by(source)}
+        return (*FAMILIES, *(name for name in self.families if name in judging))
+
+    def _is_web(self, name: str) -> bool:
+        return self.families[name].is_web if name in self.families else family(name).is_web
+
+    def _defaults(self, name: str) -> dict[str, float | None]:
+        return {} if name in self.families else {rule.name: rule.threshold for rule in family(name).rules}
+
 
 def portable(recipe: Recipe) -> dict[str, Any]:
     """Give the recipe as plain values without paths, globs, formats, the field of the titles and the quarantine's limit, which
-    decide nothing about a row: what enters the digests and manifest.json."""
+    decide nothing about a row: what enters the digests and manifest.json.
+
+    Rules and thresholds stand with each source, resolved; `rules` keeps their order, which JSON with sorted keys would lose. Of the
+    recipe's own families those are in that judge a row, by their names in the code.
+    """
     table = dataclasses.asdict(recipe)
-    for source in table["sources"]:
-        del source["path"], source["format"], source["fields"]["title"]
-    del table["tokenizer"]["path"], table["quality"]["model"], table["quarantine"]
-    table["thresholds"] = {name: dict(values) for name, values in recipe.thresholds.items()}
+    for source, entry in zip(recipe.sources, table["sources"], strict=True):
+        judged = recipe.judged_by(source) if source in recipe.decided_sources() else {}
+        entry |= {"web": source.is_web, "rules": list(judged), "judged_by": judged}
+        del entry["path"], entry["format"], entry["fields"]["title"], entry["thresholds"]
+    del table["rules"], table["thresholds"], table["tokenizer"]["path"], table["quality"]["model"], table["quarantine"]
+    own = [recipe.families[name] for name in recipe.families_to_compute() if name in recipe.families]
+    table["families"] = {
+        one.name: {"function": _attribute(one.function), "datatrove": _attribute(one.datatrove), "arguments": dict(one.arguments)}
+        for one in own
+    }
     return table
+
+
+def _attribute(target: str | None) -> str | None:
+    return None if target is None else target.rpartition(":")[2]

@@ -44,13 +44,14 @@ def read_recipe(
         table.setdefault("sources", {}).setdefault(name, {})["path"] = glob
     given = [_setting(text) for text in settings]
     sample = table.pop("sample", None)
-    if sample is None and not _has_sources(table, given):
+    is_sample = not _has_sources(table, given)
+    if is_sample and sample is None:
         raise DomainError("the recipe names no source; add a table [sources.NAME] with a path, or --source NAME=GLOB")
-    for layer in [*given, *([] if _has_sources(table, given) else [sample or {}, *given])]:
-        _lay_over(table, layer)
-    is_sample = not table.get("sources")
     if is_sample:
+        _lay_over(table, sample)
         table["sources"] = {name: {**spec, "path": f"{sample_dir(store)}/{spec['path']}"} for name, spec in SAMPLE_SOURCES.items()}
+    for layer in given:
+        _lay_over(table, layer)
     return build_recipe(table, is_sample=is_sample)
 
 
@@ -66,7 +67,9 @@ def known_domains(store: Store) -> list[str]:
 
 
 def _has_sources(table: Mapping[str, Any], given: Iterable[Mapping[str, Any]]) -> bool:
-    return bool(table.get("sources")) or any("sources" in layer for layer in given)
+    """Say whether the recipe reads files of its own: a setting that gives a source no path is about one that is there already."""
+    set_ = [specs for layer in given if isinstance(specs := layer.get("sources"), Mapping)]
+    return bool(table.get("sources")) or any(isinstance(spec, Mapping) and "path" in spec for specs in set_ for spec in specs.values())
 
 
 def _load_domain(store: Store, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -105,6 +108,11 @@ def _parse(store: Store, text: str, *, where: str, base: str, name: str, seen: t
         if isinstance(spec, dict) and "path" in spec:
             paths = [spec["path"]] if isinstance(spec["path"], str) else spec["path"]
             spec["path"] = [_beside(base, str(path)) for path in paths]
+    for spec in table["families"].values() if isinstance(table.get("families"), dict) else ():
+        for key in ("function", "datatrove") if isinstance(spec, dict) else ():
+            place, _, attribute = str(spec.get(key, "")).rpartition(":")
+            if place.endswith(".py"):
+                spec[key] = f"{_beside(base, place)}:{attribute}"
     parent = table.pop("extends", None)
     if parent is None:
         table.setdefault("domain", name)

@@ -1,11 +1,10 @@
 """From the merged tables of a recipe to the recipe: every key and value checked before the first byte of a source is read.
 
 Nothing has two spellings and nothing unknown passes: a wrong key is refused with the nearest known one. Every error is one line
-that says what was got, what is allowed and what to do.
+that says what was got, what is allowed and what to do. What is about families and rules is in `recipe_rules`.
 """
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -26,6 +25,7 @@ from curate.recipe import (
     Fields,
     Holdout,
     Mix,
+    OwnFamily,
     Quality,
     Quarantine,
     Recipe,
@@ -33,7 +33,17 @@ from curate.recipe import (
     Source,
     TokenizerChoice,
 )
-from filters import FAMILIES, family
+from curate.recipe_rules import (
+    check_judges,
+    named_families,
+    nearest,
+    own_families,
+    read_families,
+    read_thresholds,
+    refuse_unknown,
+    resolved_thresholds,
+    rule_families,
+)
 from filters.minhash import fitting_bands, least_threshold, recall
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -46,30 +56,34 @@ _SECTIONS: dict[str, type] = {
     "tokenizer": TokenizerChoice,
     "quarantine": Quarantine,
 }
+_SOURCE_KEYS = [field.name for field in dataclasses.fields(Source) if field.name not in ("name", "thresholds")]
 
 
 def build_recipe(table: Mapping[str, Any], *, is_sample: bool) -> Recipe:
     """Check the tables of a recipe and make it. Raises DomainError, in one line, for everything that is wrong."""
-    families = [name for name in FAMILIES if family(name).rules]
-    _refuse_unknown(table, [*PLAIN_KEYS, *_SECTIONS, *families, "sources"], where="the recipe")
+    own = own_families(table.get("families", {}), taken=[*PLAIN_KEYS, *_SECTIONS, *_SOURCE_KEYS, "sources", "families", "sample"])
+    known = rule_families(own)
+    refuse_unknown(table, [*PLAIN_KEYS, *_SECTIONS, *known, "sources", "families"], where="the recipe")
     if not NAME.fullmatch(str(table["domain"])):
         raise DomainError(f"domain {table['domain']!r} is not a name; use letters, digits, '.', '_' and '-'")
+    if not isinstance(table["sources"], Mapping):
+        raise DomainError(f"sources is {table['sources']!r}, but it is a table; write [sources.NAME] with a path")
     sections = {key: _section(cls, table.get(key, {}), key) for key, cls in _SECTIONS.items()}
     plain = {key: table[key] for key in ("seed", "evalset") if key in table}
-    rules = tuple(table.get("rules", Recipe.__dataclass_fields__["rules"].default))
-    for name in rules:
-        if name not in families:
-            raise DomainError(f"rules names the unknown family {name!r}; known: {', '.join(families)}")
+    rules = read_families(table.get("rules", Recipe.__dataclass_fields__["rules"].default), known, where="rules")
     scorers = tuple(table.get("scorers", ()))
     for name in scorers:
         _one_of(name, SCORERS, "scorers")
-    sources = tuple(_source(name, spec) for name, spec in table["sources"].items())
+    sources = tuple(_source(name, spec, known, own) for name, spec in table["sources"].items())
+    given = {name: read_thresholds(name, table[name], own, where=name) for name in known if name in table}
+    named = dict.fromkeys([*rules, *(name for source in sources for name in source.rules or ())])
     recipe = Recipe(
         domain=table["domain"],
         sources=sources,
         rules=rules,
         scorers=scorers,
-        thresholds={name: _thresholds(name, table.get(name, {})) for name in rules},
+        thresholds={name: resolved_thresholds(name, given.get(name, {}), own) for name in named},
+        families=named_families(own, named),
         is_sample=is_sample,
         **sections,
         **plain,
@@ -81,56 +95,43 @@ def build_recipe(table: Mapping[str, Any], *, is_sample: bool) -> Recipe:
 def _section(cls: type, table: Any, where: str) -> Any:
     if not isinstance(table, Mapping):
         raise DomainError(f"{where} is {table!r}, but it is a table; write [{where}] with keys {', '.join(_names(cls))}")
-    _refuse_unknown(table, _names(cls), where=f"[{where}]")
+    refuse_unknown(table, _names(cls), where=f"[{where}]")
     hints = typing.get_type_hints(cls)
     return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in table.items()})
 
 
-def _source(name: str, spec: Any) -> Source:
+def _source(name: str, spec: Any, known: list[str], own: Mapping[str, OwnFamily]) -> Source:
     where = f"sources.{name}"
     if not NAME.fullmatch(name):
         raise DomainError(f"source name {name!r} is not allowed; use letters, digits, '.', '_' and '-'")
     if not isinstance(spec, Mapping) or "path" not in spec:
         raise DomainError(f'[{where}] has no path; add path = "FILE or GLOB"')
-    spec = dict(spec)
+    refuse_unknown(spec, [*_SOURCE_KEYS, *known], where=f"[{where}]")
+    thresholds = {key: read_thresholds(key, spec[key], own, where=f"{where}.{key}") for key in known if key in spec}
+    spec = {key: value for key, value in spec.items() if key not in known}
     path = (spec["path"],) if isinstance(spec["path"], str) else tuple(spec["path"])
     fields = _section(Fields, spec.pop("fields", {}), f"{where}.fields")
+    if "rules" in spec:
+        spec["rules"] = read_families(spec["rules"], known, where=f"{where}.rules")
     source = _section(Source, {**spec, "path": path, "name": name}, where)
-    return dataclasses.replace(typing.cast(Source, source), fields=fields)
-
-
-def _thresholds(name: str, table: Mapping[str, Any]) -> dict[str, float | None]:
-    rules = {rule.name: rule.threshold for rule in family(name).rules}
-    _refuse_unknown(table, list(rules), where=f"[{name}]")
-    for key, value in table.items():
-        if value is not False and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise DomainError(f"{name}.{key} is {value!r}; it takes a number, or false to switch the rule off")
-    given = {key: None if value is False else value for key, value in table.items()}
-    return {**rules, **given}
+    return dataclasses.replace(typing.cast(Source, source), fields=fields, thresholds=thresholds)
 
 
 def _names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
 
 
-def _refuse_unknown(table: Mapping[str, Any], known: list[str], *, where: str) -> None:
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise DomainError(f"{where} has the unknown key {key!r}; did you mean {near[0]!r}? Known: {', '.join(known)}")
-
-
 def _typed(value: Any, hint: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if int in options and isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMBT])", value)):
         value = round(float(match[1]) * _SUFFIXES[match[2]])
-    if value is False and types.NoneType in options:
+    if value is False and types.NoneType in options and bool not in options:
         return None
     for option in options:
         origin = typing.get_origin(option) or option
         if origin is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
-        if origin in (int, float, str) and type(value) is origin:
+        if origin in (bool, int, float, str) and type(value) is origin:
             return value
         if origin is tuple and isinstance(value, tuple) and all(isinstance(item, str) for item in value):
             return value
@@ -177,6 +178,7 @@ def _check(recipe: Recipe) -> None:
     ]:
         if not isinstance(value, int) or value < least:
             raise DomainError(f"{name} is {value!r}; it takes a whole number of at least {least}")
+    check_judges(recipe)
     _check_dedup(recipe.dedup)
     _check_scorers(recipe)
     _check_mix(recipe)
@@ -237,8 +239,7 @@ def _check_mix(recipe: Recipe) -> None:
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)
-        raise DomainError(f"{where} is {value!r}; allowed: {', '.join(allowed)}. Did you mean {near[0]!r}?")
+        raise DomainError(f"{where} is {value!r}; allowed: {', '.join(allowed)}. Did you mean {nearest(str(value), allowed)!r}?")
 
 
 def _share(value: float, where: str, top: float = 0.999999) -> None:

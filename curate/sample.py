@@ -41,9 +41,10 @@ SAMPLE_SOURCES: dict[str, dict[str, object]] = {
     "papers": {"path": "papers.jsonl.gz", "role": "candidate", "fields": {"group": "pmid"}},
     "notes": {"path": "notes.jsonl.zst", "role": "candidate"},
     "forum": {"path": "forum.parquet", "role": "candidate", "fields": {"group": "thread"}},
-    "web": {"path": "web/**/*", "role": "candidate"},
+    "web": {"path": "web/**/*", "role": "candidate", "web": True},
     "encyclopedia": {"path": "encyclopedia.jsonl.gz", "role": "replay", "component": "wikipedia"},
-    "books": {"path": "books.parquet", "role": "replay", "component": "books"},
+    # A book of templates repeats itself more than any real one.
+    "books": {"path": "books.parquet", "role": "replay", "component": "books", "rules": ["gopher_quality"]},
     "reference": {"path": "reference.jsonl.gz", "role": "reference"},
     "general": {"path": "general.jsonl.gz", "role": "background"},
     "benchmark": {"path": "benchmark.jsonl", "role": "benchmark", "fields": {"text": "question"}},

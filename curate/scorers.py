@@ -133,7 +133,7 @@ def _fit(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], run: Ru
         bounds = _Bounds()
         for number in range(1, recipe.quality.rounds + 1):
             try:
-                run(_FOLDS, functools.partial(_fit_and_score, folder, settings, bounds), label=f"round {number}")
+                run.here(_FOLDS, functools.partial(_fit_and_score, folder, settings, bounds), label=f"round {number}")
             except ValueError as error:
                 raise DomainError(
                     f"the quality classifier cannot be fitted ({error}); check what the reference and the pool hold"

@@ -9,8 +9,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from curate.annotate import family_facts
 from curate.edges import edge_paths
+from curate.families import facts_of
 from curate.manifest import Manifest, attach, load, versions
 from curate.recipe import KEPT_SIMILARITY
 from curate.store import Store
@@ -77,22 +77,25 @@ def _views(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest
             f"CREATE VIEW documents AS SELECT {place}, source, * EXCLUDE (filename, file_row_number, file, shard, source, row_key)"
             f" FROM read_parquet({_list(texts)}, filename = true, file_row_number = true) {files}"
         )
-    _signals_view(store, connection, [path.removeprefix("corpus/") for path in shards], place, files)
+    _signals_view(store, connection, chosen, [path.rsplit("/", 1)[-1] for path in shards], place, files)
 
 
-def _signals_view(store: Store, connection: duckdb.DuckDBPyConnection, shards: list[str], place: str, files: str) -> None:
+def _signals_view(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest, names: list[str], place: str, files: str) -> None:
+    """Signals of the shipped families as they are computed now, of a recipe's own ones as its version was decided by them."""
+    shipped = {name: facts_of({}, name) for name in FAMILIES}
+    families = {name: (facts.folder, facts.schema.names) for name, facts in shipped.items()}
+    families |= {name: (entry["folder"], entry["signals"]) for name, entry in chosen.info.get("families", {}).items()}
     joined, columns = [], ["shard", '"row"']
-    for name in FAMILIES:
-        facts = family_facts(name)
-        paths = [path for shard in shards if store.exists(path := facts.path(shard))]
+    for family, (folder, signals) in families.items():
+        paths = [path for name in names if store.exists(path := f"{folder}/{name}")]
         if paths:
-            packed = ", ".join(f"{_name(field.name)} := {_name(field.name)}" for field in facts.schema)
+            packed = ", ".join(f"{_name(signal)} := {_name(signal)}" for signal in signals)
             urls = _list([store.url(path) for path in paths])
             joined.append(
-                f"(SELECT {place}, struct_pack({packed}) AS {name}"
+                f"(SELECT {place}, struct_pack({packed}) AS {_name(family)}"
                 f" FROM read_parquet({urls}, filename = true, file_row_number = true) {files})"
             )
-            columns.append(name)
+            columns.append(_name(family))
     if joined:
         using = ' USING (shard, "row")'
         tables = " JOIN ".join(f"{table} AS t{number}{using if number else ''}" for number, table in enumerate(joined))

@@ -57,6 +57,11 @@ class Counting:
     tokenizer: Mapping[str, Any]
     rows: pa.Table
 
+    @property
+    def n_bytes(self) -> int:
+        """Add up the bytes of the texts."""
+        return int(pc.sum(self.rows["n_bytes"]).as_py())
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Located:

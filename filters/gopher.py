@@ -3,9 +3,9 @@ r"""Families `gopher_quality` and `gopher_repetition`: the rules of Gopher, for 
 Rules and thresholds: Rae et al. 2021, arXiv 2112.11446, appendix A.1.1 and table A1. Where the paper leaves a detail open we do what
 datatrove's GopherQualityFilter and GopherRepetitionFilter do, since most published numbers come from them: stop words are counted
 once each and with case, bullets are U+2022 and "-", an ellipsis is "..." or U+2026; of equally frequent runs of words the first counts.
-Details that are ours: words follow docs/words.md (datatrove uses a tokenizer per language and leaves out words of punctuation only,
-which our rule never makes), lines end at \n only, shares stop at 1, and empty lines at the ends of a text are no lines for
-`gopher_repetition`.
+Details that are ours: words follow docs/words.md (datatrove uses a tokenizer per language, which makes words of punctuation; these are
+left out of the number and length of words, but counted in its ratios: docs/filters.md), lines end at \n only, shares stop at 1, and empty
+lines at the ends of a text are no lines for `gopher_repetition`.
 
 A document where more than half of the letters belong to a script written without spaces is not judged by rules about words: there a
 word is one letter, so the limits would drop good Chinese or Thai for the wrong reason. The cost is that only the rules about lines

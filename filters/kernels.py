@@ -117,8 +117,9 @@ def fmix64(x: np.uint64) -> np.uint64:
 
 @jit
 def hash_bytes(data: Bytes, start: int, end: int) -> np.uint64:
-    """Hash a run of bytes to 64 bits; runs of up to eight bytes without a NUL at their end never collide."""
-    hashed = np.uint64(0)
+    """Hash a run of bytes to 64 bits; runs of one length of up to eight bytes never collide."""
+    # The length first: NULs at an end look like what is not there.
+    hashed = np.uint64(end - start) * MULTIPLIER
     for i in range(start, end, 8):
         hashed = fmix64(hashed ^ read_block(data, i, end))
     return hashed

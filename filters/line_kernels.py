@@ -1,7 +1,8 @@
 """The kernels behind `TextBatch.lines`: lines, what each is like, and sums and repetitions per document.
 
-One pass over the bytes answers everything that a family asks about a line or a character, because most of the time goes into reaching
-the byte at all. Only bytes of a kind (white space, marks, capitals, digits, one letter of each phrase of C4) leave the inner loop.
+One walk answers everything that a family asks about a line or a character, because most of the time goes into reaching the byte at all.
+Of 64 bytes of ASCII at once a bit each says where a newline is, a mark, or a pair of letters that a phrase of C4 has; only there
+anything is looked at. Other bytes are walked through one character at a time.
 The rules are written in docs/filters.md; tests/filters/line_twin.py says the same in plain Python.
 """
 
@@ -47,7 +48,7 @@ N_COUNTS: Final = 7
 LONG_WORD_CHARS: Final = 1000
 FEW: Final = 3
 
-_NEWLINE, _DOT, _HASH, _COLON, _SLASH, _OPEN, _CLOSE, _CURLY = 10, 46, 35, 58, 47, 91, 93, 123
+_NEWLINE, _DOT, _HASH, _COLON, _OPEN, _CURLY = 10, 46, 35, 58, 91, 123
 _BLOCK: Final = 64
 _BULLET_SIGN, _HYPHEN, _ELLIPSIS_SIGN = 0x2022, 45, 0x2026
 _C4_ENDS: Final = (46, 63, 33, 34, 39)  # . ? ! " '

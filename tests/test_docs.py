@@ -39,14 +39,27 @@ def test_the_recipe_page_has_every_key_with_its_default(section, cls):
             assert shown[field.name] == f'`"{field.default}"`'
 
 
-def test_the_recipe_page_has_every_key_of_a_source_and_of_the_top():
-    assert set(_table("[sources.NAME]")) == {field.name for field in dataclasses.fields(recipes.Source)} - {"name"}
+def test_the_recipe_page_has_every_key_of_a_source_of_a_family_and_of_the_top():
+    keys = {cls: {field.name for field in dataclasses.fields(cls)} for cls in (recipes.Source, recipes.OwnFamily)}
+    assert set(_table("[sources.NAME]")) == keys[recipes.Source] - {"name", "thresholds"}  # those are tables, [sources.NAME.FAMILY]
+    assert set(_table("[families.NAME]")) == keys[recipes.OwnFamily] - {"name", "is_web"}  # the family says this one itself
     assert set(_table("Top level")) == set(recipes.PLAIN_KEYS)
 
 
 def test_the_recipe_page_has_every_rule():
-    rules = {f"{name}.{rule.name}": f"`{rule.threshold:g}`" for name in FAMILIES for rule in family(name).rules}
-    assert _table("[FAMILY]") == rules
+    rules = [(name, rule) for name in FAMILIES for rule in family(name).rules]
+    shown = _table("[FAMILY]")
+    off = {name: shown.pop(name) for name in list(shown) if name in FAMILIES}
+    assert shown == {f"{name}.{rule.name}": f"`{rule.threshold:g}`" for name, rule in rules if rule.threshold is not None}
+    assert [(name, rule) for name, text in off.items() for rule in re.findall(r"`(\w+)`", text)] == [
+        (name, rule.name) for name, rule in rules if rule.threshold is None
+    ]
+
+
+def test_the_recipe_page_names_the_families_for_web_pages():
+    page = (_ROOT / "docs" / "recipe.md").read_text()
+    names = [name for name in FAMILIES if family(name).is_web]
+    assert f"made for web pages ({', '.join(f'`{name}`' for name in names)})" in page
 
 
 @pytest.mark.parametrize("path", _PAGES, ids=lambda path: path.name)

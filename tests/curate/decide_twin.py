@@ -15,12 +15,15 @@ def decide_twin(
     budgets: Mapping[str, int],
     *,
     shares: Mapping[str, float],
-    min_words: int,
+    min_words: Mapping[str, int | None],
     seed: int,
     edges: Sequence[tuple[str, str, float]] = (),
     threshold: float = 0.8,
 ) -> dict[str, tuple[str, str | None, int | None, str | None]]:
-    """Give row_id -> (split, reason, rank, dup_of). Rows are ranked at random, that is by hash of doc_id; edges join doc_ids."""
+    """Give row_id -> (split, reason, rank, dup_of). Rows are ranked at random, that is by hash of doc_id; edges join doc_ids.
+
+    `min_words` is by source, None where no rule judges it.
+    """
     alike = {(a, b): value for one, other, value in edges if value >= threshold for a, b in ((one, other), (other, one))}
     held = [row for row in rows if int(hash16(f"holdout|{row['group']}"), 16) < int(shares[row["source"]] * 2**64)]
     held_ids = {row["row_id"] for row in held}
@@ -29,7 +32,7 @@ def decide_twin(
     for row in rows:
         if row["row_id"] in held_ids:
             continue
-        if row["n_words"] < min_words:
+        if (least := min_words[row["source"]]) is not None and row["n_words"] < least:
             out[row["row_id"]] = ("dropped", "gopher_quality.min_words", None, None)
         elif any(
             row["doc_id"] == other["doc_id"] or row["group"] == other["group"] or (row["doc_id"], other["doc_id"]) in alike

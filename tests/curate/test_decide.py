@@ -1,6 +1,8 @@
 """The decision equals its plain Python twin, whatever was counted before, and answers with reasons in the stated order."""
 
 import dataclasses
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from curate.decide import decide, holdout_bound
 from curate.manifest import COLUMNS, MACROS
 from curate.mix import pool_budgets
-from curate.recipe import Dedup, DomainError, Mix, Recipe, Select, Source
+from curate.recipe import Dedup, DomainError, Mix, OwnFamily, Recipe, Select, Source
+from curate.recipe_rules import own_families
 from curate.tokens import mask_key
 from filters import FAMILIES, family
 from tests.curate.decide_twin import decide_twin, hash16
@@ -30,6 +33,17 @@ def _recipe(*, budget: int = 100, order_by: str = "random", min_words: float | N
         select=Select(order_by=order_by, budget_tokens=budget),
         mix=Mix({"domain": 0.8, "wikipedia": 0.2}),
     )
+
+
+def _limited(recipe: Recipe, min_words: Mapping[str, int | None]) -> Recipe:
+    """Let each source have its own limit, given where it is not the recipe's 3; None: no rule judges it."""
+    sources = []
+    for source in recipe.sources:
+        least = min_words[source.name]
+        rules = () if least is None else None
+        thresholds = {} if least in (None, 3) else {"gopher_quality": {"min_words": float(least or 0)}}
+        sources.append(dataclasses.replace(source, rules=rules, thresholds=thresholds))
+    return dataclasses.replace(recipe, sources=tuple(sources))
 
 
 def _row(number: int, **given: Any) -> dict[str, Any]:
@@ -113,10 +127,17 @@ _EDGES = st.dictionaries(
 )
 
 
+_LIMITS = st.fixed_dictionaries({name: st.sampled_from([3, None, 1, 6]) for name in _SHARES})
+
+
 @settings(max_examples=40, deadline=None)
-@given(given_rows=_ROWS, budget=st.integers(1, 200), counted=st.sets(st.integers(0, 24)), edges=_EDGES)
+@given(given_rows=_ROWS, budget=st.integers(1, 200), counted=st.sets(st.integers(0, 24)), edges=_EDGES, limits=_LIMITS)
 def test_the_decision_equals_its_twin(
-    given_rows: list[dict[str, Any]], budget: int, counted: set[int], edges: dict[tuple[int, int], float]
+    given_rows: list[dict[str, Any]],
+    budget: int,
+    counted: set[int],
+    edges: dict[tuple[int, int], float],
+    limits: dict[str, int | None],
 ) -> None:
     rows = [_row(number, **given) for number, given in enumerate(given_rows)]
     by_doc = {row["doc_id"]: 10 * int(row["doc_id"][1:]) + 40 for row in rows}
@@ -126,13 +147,13 @@ def test_the_decision_equals_its_twin(
     joined = [(f"d{min(a, b):03d}", f"d{max(a, b):03d}", value) for (a, b), value in edges.items() if a != b]
     joined = list({pair[:2]: pair for pair in joined}.values())
     n_tokens = {doc_id: 1 + n_bytes // 17 for doc_id, n_bytes in by_doc.items()}
-    connection, recipe = _connection(rows), _recipe(budget=budget)
+    connection, recipe = _connection(rows), _limited(_recipe(budget=budget), limits)
     for number in counted:
         connection.execute("INSERT INTO counts VALUES (?, '', ?)", [f"d{number:03d}", n_tokens.get(f"d{number:03d}", 9)])
     for pair in joined:
         connection.execute("INSERT INTO edges VALUES (?, ?, ?)", list(pair))
     _settle(connection, recipe, n_tokens)
-    assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=3, seed=0, edges=joined)
+    assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=limits, seed=0, edges=joined)
 
 
 def test_every_row_has_all_columns_of_a_manifest() -> None:
@@ -185,6 +206,79 @@ def test_a_rule_that_is_off_and_a_null_signal_drop_nothing() -> None:
     assert _decided(connection)["r001"][1] is None
 
 
+def test_each_source_is_judged_by_its_own_rules_in_their_order() -> None:
+    limits = {name: {rule.name: None for rule in family(name).rules} for name in ("gopher_quality", "gopher_repetition", "fineweb")}
+    limits["gopher_quality"]["min_words"] = limits["fineweb"]["min_ended_lines_ratio"] = 20.0
+    limits["gopher_repetition"]["max_top_2gram_ratio"] = 5.0
+    recipe = Recipe(
+        "test",
+        (
+            Source("papers", ("x",)),
+            Source("web", ("x",), web=True),
+            Source("wiki", ("x",), role="replay", component="wikipedia", rules=("gopher_repetition", "gopher_quality")),
+        ),
+        rules=("fineweb", "gopher_quality", "gopher_repetition"),
+        thresholds=limits,
+        mix=Mix({"domain": 0.8, "wikipedia": 0.2}),
+    )
+    connection = _connection([_row(n, source=name, holdout_bound="0") for n, name in enumerate(("papers", "web", "wiki"))])
+    _settle(connection, recipe, {})
+    assert [row[1] for _, row in sorted(_decided(connection).items())] == [
+        "gopher_quality.min_words", "fineweb.min_ended_lines_ratio", "gopher_repetition.max_top_2gram_ratio",
+    ]  # fmt: skip
+
+
+def test_a_ratio_at_its_threshold_passes() -> None:
+    limits = {rule.name: 0.1 if rule.name == "max_hash_ratio" else None for rule in family("gopher_quality").rules}
+    connection = _connection([_row(1), _row(2)])
+    ratio = "CASE row_id WHEN 'r001' THEN 0.1::FLOAT ELSE 0.1001::FLOAT END"  # 0.1 as a float lies above 0.1 as a double
+    connection.execute(f"CREATE OR REPLACE TABLE rows AS SELECT * REPLACE (struct_pack(hash_ratio := {ratio}) AS gopher_quality) FROM rows")
+    _settle(connection, dataclasses.replace(_recipe(), thresholds={"gopher_quality": limits}), {"d001": 5, "d002": 5})
+    assert {key: row[1] for key, row in _decided(connection).items()} == {"r001": None, "r002": "gopher_quality.max_hash_ratio"}
+
+
+_OWN = """
+from filters.spec import Family, Rule, Signal
+RULE = Rule("min_is_kept", "is_kept", ">=", 1, "s")
+FAMILY = Family("own", 1, (Signal("is_kept", "bool", "m"), Signal("why", "string", "m")), (RULE,), None)
+"""
+
+
+def _own(folder: pathlib.Path, rules: tuple[str, ...], **more: Any) -> Recipe:
+    (folder / "own.py").write_text(_OWN)
+    families = {"own": OwnFamily("own", function=f"{folder}/own.py:FAMILY")}
+    thresholds = {**_recipe().thresholds, "own": {"min_is_kept": 1}}
+    return dataclasses.replace(_recipe(**more), rules=rules, families=families, thresholds=thresholds)
+
+
+def _with_own(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
+    connection = _connection(rows)
+    struct = "struct_pack(is_kept := row_id <> 'r002', why := 'no')"
+    connection.execute(f"CREATE OR REPLACE TABLE rows AS SELECT *, {struct} AS own FROM rows")
+    return connection
+
+
+def test_a_family_of_the_recipes_own_judges_and_ranks(tmp_path: pathlib.Path) -> None:
+    rows = [_row(n, group="a") for n in (1, 2, 3)]
+    connection = _with_own(rows)
+    _settle(connection, _own(tmp_path, ("own",), order_by="own.is_kept DESC"), {row["doc_id"]: 5 for row in rows})
+    assert {key: row[1] for key, row in _decided(connection).items()} == {"r001": None, "r002": "own.min_is_kept", "r003": None}
+
+
+def test_an_own_family_that_judges_nothing_gives_no_order(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DomainError, match="'own' is computed only where rules name it; add it to rules"):
+        decide(_connection([_row(1)]), _own(tmp_path, ("gopher_quality",), order_by="own.is_kept"))
+
+
+def test_no_own_family_has_the_name_of_a_table_or_column() -> None:
+    connection = _connection([_row(1)])
+    _settle(connection, _recipe(), {"d001": 5})
+    found = connection.execute("SELECT table_name, column_name FROM information_schema.columns").fetchall()
+    for name in {name for row in found for name in row} - {"given"}:  # the table of this test
+        with pytest.raises(DomainError, match="has a name that is taken"):
+            own_families({name: {"function": "a.py:b"}}, taken=())
+
+
 def test_a_count_is_a_count_under_the_masks_of_the_row() -> None:
     connection = _connection([_row(1), _row(2)])
     connection.execute("UPDATE rows SET masks = [{'start': 0, 'end': 4, 'kind': 'email'}] WHERE row_id = 'r001'")
@@ -215,7 +309,9 @@ def test_order_by_a_length(order_by: str, first: str) -> None:
     assert next(row_id for row_id, row in _decided(connection).items() if row[2] == 1) == first
 
 
-@pytest.mark.parametrize("order_by", ["quality; DROP TABLE rows", "(SELECT 1)", "n_bytes DESC, row_id", "gopher_quality.no_such DESC"])
+@pytest.mark.parametrize(
+    "order_by", ["quality; DROP TABLE rows", "(SELECT 1)", "n_bytes DESC, row_id", "gopher_quality.no_such DESC", "rows.n_bytes"]
+)
 def test_order_by_refuses_what_it_does_not_know(order_by: str) -> None:
     connection = _connection([_row(1)])
     with pytest.raises(DomainError, match=r"select\.order_by"):

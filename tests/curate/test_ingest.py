@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import shards
+from curate.executor import Run, Size
 from curate.ingest import Ingested, Unit, ingest, ingest_unit, plan_units, read_record
 from curate.inputs import list_files
 from curate.normalise import KEY_COLUMNS, doc_ids, row_keys
@@ -33,7 +34,11 @@ class Runs:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
 
-    def __call__(self, items: Sequence[T], fn: Callable[[T], object], *, label: str) -> None:
+    @property
+    def here(self) -> Run:
+        return self
+
+    def __call__(self, items: Sequence[T], fn: Callable[[T], object], *, label: str, sizes: Sequence[Size] | None = None) -> None:
         self.calls.append((label.split()[0], len(items)))
         for item in items:
             fn(item)

@@ -6,6 +6,7 @@ from curate.mix import apportion, epoch_tokens, pool_budgets
 from curate.recipe import DomainError, portable
 from curate.recipe_file import known_domains, read_recipe
 from curate.store import Store
+from filters import FAMILIES
 
 _BASE = """
 domain = "law"
@@ -169,6 +170,171 @@ def test_the_portable_recipe_has_no_path(store):
     )
     assert one == other
     assert "path" not in one["sources"][0]
+
+
+# --- who judges what ---
+
+_WEB = _BASE.replace('domain = "law"', 'domain = "law"\nrules = ["fineweb", "gopher_quality"]')
+_OWN = '\n[families.shout]\nfunction = "own/shout.py:shout"\n'
+
+
+def _source(store, text, name="cases", **more):
+    recipe = _read(store, text, **more)
+    return recipe, next(source for source in recipe.sources if source.name == name)
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_web"),
+    [
+        ('path = "a.jsonl"', False),
+        ('path = "a"', False),
+        ('path = "a.html.txt"', False),
+        ('path = ["a.jsonl", "b/*.warc.gz"]', True),
+        ('path = "a.xhtml"', True),
+        ('path = "a/**/*.htm.zst"', True),
+        ('path = "a.warc"\nformat = "text"', False),
+        ('path = "a"\nformat = "warc"', True),
+        ('path = "a"\nformat = "html"', True),
+        ('path = "a"\nformat = "html"\nweb = false', False),
+        ('path = "a.jsonl"\nweb = true', True),
+    ],
+)
+def test_families_for_web_pages_judge_web_sources_only(store, spec, is_web):
+    recipe, source = _source(store, _WEB.replace('path = "cases/*.jsonl"', spec))
+    assert source.is_web == is_web
+    assert list(recipe.judged_by(source)) == (["fineweb", "gopher_quality"] if is_web else ["gopher_quality"])
+
+
+def test_a_source_has_its_own_families_in_its_own_order(store):
+    recipe, source = _source(
+        store, _WEB + 'rules = ["gopher_repetition", "fineweb"]\n[gopher_repetition]\nmax_top_2gram_ratio = 0.5', "wiki"
+    )
+    judged = recipe.judged_by(source)
+    assert list(judged) == ["gopher_repetition", "fineweb"]
+    assert judged["gopher_repetition"]["max_top_2gram_ratio"] == 0.5
+    assert list(recipe.thresholds) == ["fineweb", "gopher_quality", "gopher_repetition"]
+    assert list(recipe.judged_by(recipe.sources[0])) == ["gopher_quality"]
+    recipe, source = _source(store, _BASE, settings=["sources.cases.rules=[]"])
+    assert recipe.judged_by(source) == {}
+
+
+def test_thresholds_come_from_the_family_the_recipe_and_the_source(store):
+    text = (
+        _BASE + "[gopher_quality]\nmin_words = 100\nmax_words = 900\n[sources.wiki.gopher_quality]\nmin_words = false\nmin_stop_words = 4"
+    )
+    recipe, wiki = _source(store, text, "wiki", settings=["sources.cases.gopher_quality.min_words=20"])
+    assert wiki.thresholds == {"gopher_quality": {"min_words": None, "min_stop_words": 4}}
+    assert recipe.thresholds["gopher_quality"]["min_words"] == 100
+    keys = ["min_words", "max_words", "max_hash_ratio", "min_stop_words"]
+    found = [[recipe.judged_by(source)["gopher_quality"][key] for key in keys] for source in recipe.sources]
+    assert found == [[20, 900, 0.1, 2], [None, 900, 0.1, 4]]
+
+
+def test_a_setting_for_a_source_of_the_sample_leaves_it_the_sample(store):
+    recipe = read_recipe(store, domain="medical", settings=["sources.forum.gopher_quality.min_words=5", "sources.web.web=true"])
+    sources = {source.name: source for source in recipe.sources}
+    assert recipe.is_sample
+    assert recipe.judged_by(sources["forum"])["gopher_quality"]["min_words"] == 5
+    assert sources["web"].is_web
+    assert not sources["forum"].is_web
+    with pytest.raises(DomainError, match=r"\[sources.forums\] has no path"):
+        read_recipe(store, domain="medical", settings=["sources.forums.gopher_quality.min_words=5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_WEB + 'rules = "fineweb"', "sources.wiki.rules is 'fineweb'; it takes a list of families"),
+        (_WEB + "rules = false", "sources.wiki.rules is False; it takes a list of families"),
+        (_WEB + 'rules = ["finweb"]', "sources.wiki.rules names the unknown family 'finweb'; did you mean 'fineweb'"),
+        (_WEB + 'rules = ["c4", "c4"]', "a family judges once"),
+        (_WEB + "web = 1", "sources.wiki.web is 1; it takes a value of type bool"),
+        (_WEB + "[sources.wiki.gopher_qality]\na = 1", "did you mean 'gopher_quality'"),
+        (_WEB + "[sources.wiki.gopher_quality]\nmin_word = 1", "[sources.wiki.gopher_quality] has the unknown key 'min_word'"),
+        (_WEB + "[sources.wiki.gopher_quality]\nmin_words = true", "sources.wiki.gopher_quality.min_words is True; it takes a number"),
+        (_WEB + "[gopher_quality]\nmin_words = nan", "gopher_quality.min_words is nan; it takes a number"),
+        (_WEB + "gopher_quality = 3", "sources.wiki.gopher_quality is 3, but it is a table"),
+        (_WEB + "[c4]\nmin_sentence = 3", "did you mean 'min_sentences'"),
+        (
+            _WEB + "[sources.wiki.fineweb]\nmax_newline_ratio = 0.5",
+            "which is no web source; set sources.wiki.web = true, or list 'fineweb' in sources.wiki.rules",
+        ),
+        (_WEB + "[sources.wiki.c4]\nmin_sentences = 2", "list 'c4' in sources.wiki.rules or in rules, or take this out"),
+        (_WEB + "rules = []\n[sources.wiki.gopher_quality]\nmin_words = 2", "'gopher_quality' in sources.wiki.rules, or take"),
+        (_WEB.replace('role = "replay"\ncomponent = "wikipedia"', 'role = "reference"\nrules = []'), "which no rule judges"),
+        ('sources = 3\ndomain = "law"', "sources is 3, but it is a table"),
+        ("families = 3\n" + _BASE, "families is 3, but it is a table"),
+        (_BASE + "[families.shout]", "has neither function nor datatrove; it takes one"),
+        (_BASE + '[families.shout]\nfunction = "a.py:b"\ndatatrove = "C"', "has both function and datatrove; it takes one"),
+        (_BASE + '[families.shout]\nfunctoin = "a.py:b"', "did you mean 'function'"),
+        (_BASE + "[families.shout]\nfunction = 3", "families.shout.function is 3; it takes a text"),
+        (_BASE + "[families]\nshout = 3", "families.shout is 3, but it is a table"),
+        (_BASE + '[families.shout]\ndatatrove = "C"\narguments = 3', "families.shout.arguments is 3, but it is a table"),
+        (_BASE + _OWN + "arguments = { a = 3 }", "which only a filter of datatrove takes"),
+        (_BASE + '[families.Shout]\nfunction = "a.py:b"', "family name 'Shout' is not allowed"),
+        (_BASE + _OWN + "[shout]\nmin_valu = 3", "did you mean 'min_value'"),
+        (_BASE + _OWN.replace("shout.py", "gone.py") + "[sources.more]\npath = 'a'\nrules = ['shout']", "gone.py' not found"),
+        *(
+            (_BASE + f'[families.{name}]\nfunction = "a.py:b"', f"families.{name} has a name that is taken")
+            for name in ["c4", "select", "sample", "sources", "rules", "web", "role", "source", "reason", "minhash", "kept"]
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_about_who_judges_are_refused(store, text, message):
+    store.write_bytes("own/shout.py", b"def shout(text):\n    return None\n")
+    with pytest.raises(DomainError) as error:
+        _read(store, text)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_family_of_the_recipes_own_is_computed_where_a_source_is_judged_by_it(store):
+    store.write_bytes("own/shout.py", b"def shout(text):\n    return text.isupper()\n")
+    recipe, source = _source(store, _BASE + 'rules = ["shout"]\n[shout]\nmax_value = 0' + _OWN, "wiki")
+    assert recipe.families["shout"].function == f"{store.url('own/shout.py')}:shout"
+    assert recipe.judged_by(source) == {"shout": {"min_value": None, "max_value": 0}}
+    assert recipe.families_to_compute() == (*FAMILIES, "shout")
+    assert _read(store, _BASE + _OWN).families_to_compute() == tuple(FAMILIES)
+    assert _read(store, _BASE + _OWN.replace("shout.py", "gone.py")).families_to_compute() == tuple(FAMILIES)
+    assert list(_read(store, _BASE + _OWN, settings=['rules=["shout"]']).thresholds) == ["shout"]
+
+
+def test_a_family_for_web_pages_of_the_recipes_own_judges_web_sources_only(store):
+    spec = 'Family("f", 1, (Signal("a", "bool", "m"),), (Rule("min_a", "a", ">=", None, "s"),), None, is_web=True)'
+    store.write_bytes("own/shout.py", f"from filters.spec import Family, Rule, Signal\nshout = {spec}\n".encode())
+    recipe, source = _source(store, _BASE.replace('domain = "law"', 'domain = "law"\nrules = ["shout"]') + "web = true\n" + _OWN, "wiki")
+    assert recipe.judged_by(source) == {"shout": {"min_a": None}}
+    assert recipe.judged_by(recipe.sources[0]) == {}
+
+
+def test_paths_of_own_families_start_at_the_recipes_folder(store):
+    text = _BASE + '[families.a]\nfunction = "package.module:f"\n[families.b]\ndatatrove = "C4"\n[families.c]\ndatatrove = "x/y.py:K"\n'
+    found = _read(store, text + '[families.d]\nfunction = "s3://bucket/y.py:f"').families
+    assert [found[name].function or found[name].datatrove for name in "abcd"] == [
+        "package.module:f", "C4", f"{store.url('x/y.py')}:K", "s3://bucket/y.py:f",
+    ]  # fmt: skip
+
+
+def test_the_portable_recipe_has_who_judges_and_no_path_of_a_family(store, tmp_path):
+    def portable_with(folder, path):
+        store.write_bytes(f"{folder}/shout.py", b"def shout(text):\n    return None\n")
+        text = _WEB.replace("cases/*.jsonl", path) + 'rules = ["shout", "c4"]\n' + _OWN.replace("own/", f"{folder}/")
+        return portable(_read(store, text + '[families.idle]\nfunction = "a.py:b"'))
+
+    one, other = portable_with("own", "a/*.html"), portable_with("elsewhere", "b.warc")
+    assert one == other
+    assert str(tmp_path) not in str(one)
+    assert one["families"] == {"shout": {"function": "shout", "datatrove": None, "arguments": {}}}
+    cases, wiki = one["sources"]
+    assert (cases["web"], cases["rules"], wiki["web"], wiki["rules"]) == (True, ["fineweb", "gopher_quality"], False, ["shout", "c4"])
+    assert wiki["judged_by"]["shout"] == {"min_value": None, "max_value": None}
+    assert wiki["judged_by"]["c4"]["min_sentences"] == 5
+
+
+def test_thresholds_said_twice_are_the_same_decision(store):
+    assert portable(_read(store, _BASE)) == portable(
+        _read(store, _BASE + "[sources.wiki.gopher_quality]\nmin_words = 50", settings=["sources.cases.web=false"])
+    )
 
 
 def test_shares_become_whole_tokens_that_add_up(store):

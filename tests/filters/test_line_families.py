@@ -158,6 +158,11 @@ def test_defaults_are_those_of_the_papers():
     assert [name for name in FAMILIES if family(name).is_web] == ["c4", "c4_fineweb", "fineweb"]
 
 
+def test_lines_that_differ_in_characters_of_no_width_are_not_the_same():
+    lines = ["\x00", "\x00\x00", "a", "a\x00", "b\x00\x00", "b"]
+    assert rows("gopher_repetition", batch_of("\n".join(lines)))[0]["duplicate_lines_ratio"] == 0.0
+
+
 def test_words_that_mean_nothing_are_not_judged():
     chinese = "\u65b0\u51a0\u75c5\u6bd2\u75ab\u82d7\u5f88\u6709\u6548\u3002\n" * 9
     assert rows("gopher_repetition", batch_of(chinese))[0]["top_2gram_ratio"] is None
