@@ -120,8 +120,11 @@ def _size(store: Store, shard: str) -> Size:
     return Size(parquet.num_rows, sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text"))
 
 
-def _pieces(documents: pa.RecordBatch) -> list[pa.RecordBatch]:
-    """Cut documents where so many bytes of text are full: places of words and lines take three times that, and caches are small."""
+def pieces(documents: pa.RecordBatch) -> list[pa.RecordBatch]:
+    """Cut documents (a column `text`) into pieces of 4 MB of text, or of one document that is longer.
+
+    Places of words and lines take three times as much, and the caches of a CPU are small.
+    """
     ends = np.cumsum(pc.binary_length(documents.column("text")).to_numpy(zero_copy_only=False), dtype=np.int64)
     firsts = [0, *(np.flatnonzero(np.diff(ends // _BATCH_BYTES)) + 1).tolist(), documents.num_rows]
     return [documents.slice(first, last - first) for first, last in itertools.pairwise(firsts) if last > first]
@@ -138,7 +141,7 @@ def _annotate_shard(store_url: str, facts: Sequence[Facts], shard: str) -> None:
     with store.open(f"corpus/{shard}") as handle:
         parquet = pq.ParquetFile(handle, page_checksum_verification=True)
         for documents in parquet.iter_batches(_BATCH_ROWS, columns=["doc_id", "text"]):
-            for piece in _pieces(documents):
+            for piece in pieces(documents):
                 texts = TextBatch.from_arrow(piece.column("text"))
                 for place, one in enumerate(missing):
                     started = time.perf_counter()

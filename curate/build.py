@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curate import corpus, edges, evalset, families, manifest, models, report, scorers, tokens
 from curate.annotate import Facts, annotate, band_facts
-from curate.decide import decide, holdout_bound
+from curate.decide import decide, families_read, holdout_bound
 from curate.executor import Run, Size
 from curate.ingest import Ingested, ingest
 from curate.manifest import Manifest, ManifestError
@@ -28,6 +28,8 @@ from curate.recipe_file import sample_dir
 from curate.sample import make_sample
 from curate.store import Store
 
+# What the tables of a decision may take before they spill to disk.
+MEMORY = "500MB"
 _SOFTWARE = ("gapless", "duckdb", "fasttext-numpy2", "numba", "numpy", "pyarrow", "tokenizers")
 
 
@@ -43,12 +45,14 @@ class Built:
     is_new: bool
 
 
-def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit: Collection[str] = (), memory_limit: str = "4GB") -> Built:
+def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit: Collection[str] = (), memory: str = MEMORY) -> Built:
     """Build the next version of a manifest, or name the one that is equal.
 
+    `memory` bounds the tables of the decision, which spill to disk beyond it, as DuckDB writes sizes.
     Raises DomainError for wrong input and CheckFailed where more rows than `quarantine.max_share` are unreadable; in
     both cases nothing is published.
     """
+    _check_memory(memory)
     store.sweep()
     _refuse_lower_holdout(store, recipe)
     if recipe.is_sample:
@@ -63,9 +67,10 @@ def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit
         facts["quality"] = scorers.quality_facts(store, found[0])
     bands = None if recipe.dedup.threshold is None else band_facts(recipe.dedup)
     _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
-    with _database(store, memory_limit) as connection:
+    with _database(store, memory) as connection:
         bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
-        corpus.load_rows(store, connection, recipe, ingested, bounds, facts)
+        read = {name: facts[name] for name in (*families_read(recipe), "quality") if name in facts}
+        corpus.load_rows(store, connection, recipe, ingested, bounds, read)
         _load_frozen(connection, frozen)
         linked = _link(store, connection, bands, frozen, run)
         tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
@@ -122,6 +127,13 @@ def check_quarantine(recipe: Recipe, ingested: Mapping[str, Ingested]) -> None:
             f"{name}: {count} {reason}" for name, source in ingested.items() for reason, count in sorted(source.reasons.items())
         )
         sys.stderr.write(f"quarantine: {aside} of {total + aside - bad} rows kept aside ({reasons}); see cache/quarantine\n")
+
+
+def _check_memory(memory: str) -> None:
+    try:
+        duckdb.connect(config={"memory_limit": memory}).close()
+    except duckdb.Error as error:
+        raise DomainError(f"--memory is {memory!r} ({' '.join(str(error).split())}); it takes a size, as in 4GB or 500MB") from None
 
 
 def _annotate(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], facts: list[Facts], run: Run) -> None:
@@ -257,12 +269,17 @@ def _inputs(recipe: Recipe, ingested: Mapping[str, Ingested]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _database(store: Store, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def _database(store: Store, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
     with store.scratch() as folder:
         folder.mkdir()
-        connection = duckdb.connect(f"{folder}/decision.duckdb", config={"memory_limit": memory_limit, "temp_directory": f"{folder}/spill"})
+        connection = duckdb.connect(f"{folder}/decision.duckdb", config={"memory_limit": memory, "temp_directory": f"{folder}/spill"})
         try:
             yield connection
+        except duckdb.OutOfMemoryException:
+            raise CheckFailed(
+                f"the decision does not fit into --memory {memory}, even with what can be spilled to disk; run the same command again "
+                "with more, as in --memory 4GB: finished work is kept"
+            ) from None
         finally:
             connection.close()
 

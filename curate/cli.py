@@ -18,7 +18,7 @@ from rich.table import Table
 
 from curate import annotate, executor, manifest, models, report, sql
 from curate.audit import audit, audited_sources, print_audit
-from curate.build import CheckFailed, build
+from curate.build import MEMORY, CheckFailed, build
 from curate.executor import WorkerDied
 from curate.manifest import ManifestError
 from curate.recipe import DomainError
@@ -60,6 +60,7 @@ def build_command(
     root: Root = ".",
     workers: Workers = None,
     executor_: Annotated[Executor, typer.Option("--executor", help=_EXECUTOR)] = Executor.local,  # type: ignore[attr-defined]
+    memory: Annotated[str, typer.Option(help="Memory for the tables of the decision, as in 4GB; beyond it they spill to disk.")] = MEMORY,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every input file again, also where size and time are unchanged.")] = False,
     refit: Annotated[list[Refit] | None, typer.Option(help="Fit this model of the domain anew. Repeatable.")] = None,
     as_json: Json = False,
@@ -71,7 +72,7 @@ def build_command(
         _note(report.SAMPLE_NOTE)
     _note(f"domain {resolved.domain}: {len(resolved.sources)} sources, budget {resolved.select.budget_tokens:,} tokens, root {store.url()}")
     with executor.start(executor_.value, workers or os.cpu_count() or 1) as run:
-        built = build(store, resolved, run=run, rehash=rehash, refit={model.value for model in refit or ()})
+        built = build(store, resolved, run=run, rehash=rehash, refit={model.value for model in refit or ()}, memory=memory)
     data = report.summary(store, built.manifest)
     if as_json:
         _print_json({**data, "is_new": built.is_new})

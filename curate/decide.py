@@ -42,11 +42,14 @@ def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | No
     (doc_id, group of the evalset that is taken over). Raises DomainError where the recipe's `select.order_by` names a column that
     is not there.
     """
+    order_value, direction = _order(connection, recipe)
     values = {
         "rules": _rule_cases(recipe),
         "threshold": "NULL::FLOAT" if recipe.dedup.threshold is None else f"{recipe.dedup.threshold}::FLOAT",
         "keeper_order": _KEEPER_ORDER,
-        "order_by": order_expression(connection, recipe),
+        "signals": _signal_columns(connection, recipe),
+        "order_value": order_value,
+        "direction": direction,
         "domain": _text(DOMAIN_COMPONENT),
         "seed": recipe.seed,
         "budgets": ", ".join(f"({_text(name)}, {tokens})" for name, tokens in pool_budgets(recipe).items()),
@@ -74,15 +77,15 @@ def _keep_near(connection: duckdb.DuckDBPyConnection) -> None:
     connection.unregister("chosen")
 
 
-def order_expression(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> str:
-    """Turn `select.order_by` (random, or a column with ASC or DESC) into SQL over the table `rows`."""
+def _order(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> tuple[str, str]:
+    """Turn `select.order_by` (random, or a column with ASC or DESC) into SQL over the table `rows`, and its direction."""
     match = _ORDER.fullmatch(recipe.select.order_by)
     allowed = "random, quality, n_bytes, n_words, or a signal as FAMILY.SIGNAL, with ASC or DESC"
     if match is None:
         raise DomainError(f"select.order_by is {recipe.select.order_by!r}; allowed: {allowed}")
     column, direction = match[1], match[4] or "ASC"
     if column == "random":
-        return f"hash_key('order|{recipe.seed}', doc_id) {direction}"
+        return f"hash_key('order|{recipe.seed}', doc_id)", direction
     unknown = DomainError(f"select.order_by names {column!r}, which is no column here; allowed: {allowed}")
     if match[2] and match[2] not in (*FAMILIES, *recipe.families):
         raise unknown
@@ -93,7 +96,21 @@ def order_expression(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> s
         connection.sql(f"SELECT {expression} FROM rows LIMIT 0")
     except duckdb.Error:
         raise unknown from None
-    return f"{expression} {direction} NULLS LAST"
+    return expression, direction
+
+
+def _signal_columns(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> str:
+    """Name the columns of signals, which no step after the rules reads and which are half of a row."""
+    columns = connection.sql("SELECT * FROM rows LIMIT 0").columns
+    return ", ".join(f'"{name}"' for name in columns if name in FAMILIES or name in recipe.families)
+
+
+def families_read(recipe: Recipe) -> tuple[str, ...]:
+    """Name the families whose signals `decide` reads from `rows`: those that judge a source, and the one that `select.order_by` names."""
+    judging = [name for source in recipe.decided_sources() for name in recipe.judged_by(source)]
+    ordering = [recipe.select.order_by.split(".")[0]]
+    known = recipe.families_to_compute()
+    return tuple(name for name in dict.fromkeys(["statistics", *judging, *ordering]) if name in known)
 
 
 def holdout_bound(share: float) -> str:
@@ -144,7 +161,9 @@ def _text(value: str) -> str:
 
 _JUDGE = """
 CREATE OR REPLACE TABLE judged AS
-SELECT *, {rules} AS rule_reason, hash_key('holdout', "group") < holdout_bound AS is_holdout FROM rows
+SELECT * EXCLUDE ({signals}), {rules} AS rule_reason, {order_value} AS order_value,
+    hash_key('holdout', "group") < holdout_bound AS is_holdout
+FROM rows
 """
 
 # A row with the text or the group of a held-out row would leak it, even where its own source holds out less; so would a near copy.
@@ -199,7 +218,7 @@ FROM marked LEFT JOIN near ON marked.doc_id = near.doc_id AND exact_keeper IS NO
 _RANK = """
 CREATE OR REPLACE TABLE ranked AS
 WITH passed AS (SELECT * FROM kept WHERE keeper = row_id)
-SELECT row_id, row_number() OVER (ORDER BY {order_by}, row_id) AS rank FROM passed WHERE component = {domain}
+SELECT row_id, row_number() OVER (ORDER BY order_value {direction} NULLS LAST, row_id) AS rank FROM passed WHERE component = {domain}
 UNION ALL
 SELECT row_id, row_number() OVER (PARTITION BY component ORDER BY hash_key('pool|{seed}|' || component, doc_id), row_id)
 FROM passed WHERE component <> {domain}

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.annotate import Facts
+from curate.annotate import Facts, pieces
 from curate.executor import Run
 from curate.recipe import KEPT_SIMILARITY
 from curate.store import Store, digest_of
@@ -114,8 +114,8 @@ def _spool_shard(store_url: str, folder: pathlib.Path, shard: str) -> None:
         first = 0
         for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(_BATCH_ROWS, columns=["text"]):
             low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
-            if high > low:
-                doc_starts, hashes = minhash.shingles(TextBatch.from_arrow(batch.column(0).take(pa.array(wanted[low:high] - first))))
+            for piece in pieces(batch.take(pa.array(wanted[low:high] - first))):
+                doc_starts, hashes = minhash.shingles(TextBatch.from_arrow(piece.column(0)))
                 sizes.append(np.diff(doc_starts))
                 hashes.tofile(spool)
             first += batch.num_rows

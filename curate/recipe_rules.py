@@ -25,7 +25,7 @@ _TABLES = (
 _COLUMNS = (
     *("row_key", "copy", "title", "text", "source_place", "holdout_bound", "is_holdout", "rule_reason", "early_reason", "exact_keeper"),
     *("keeper", "near_similarity", "doc_a", "doc_b", "similarity", "earlier", "later", "place", "number", "n_counted", "n_estimated"),
-    *("n_before", "budget", "ratio", "is_within", "is_eligible", "masks_key", "file", "filename", "file_row_number"),
+    *("n_before", "budget", "ratio", "order_value", "is_within", "is_eligible", "masks_key", "file", "filename", "file_row_number"),
 )
 _FACTS = ("minhash",)  # kept beside the families' signals
 _LARGEST = 3.4e38  # of float32, as which ratios are compared

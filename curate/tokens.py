@@ -35,6 +35,7 @@ PLACEHOLDERS = {
     "id": "<id>",
 }
 _TEXT_BYTES_PER_SEGMENT = 32_000_000
+_TEXT_BYTES_ENCODED = 2_000_000
 _SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32())]))
 _INDEX = pa.schema([("doc_id", pa.string()), ("masks", pa.string()), ("offset", pa.int64()), ("n_tokens", pa.int32()), ("no_loss", _SPANS)])
 
@@ -224,10 +225,14 @@ def count(work: Counting) -> None:
     no_loss: list[list[dict[str, int]]] = []
     for shard in work.rows["shard"].unique().to_pylist():
         rows = work.rows.filter(pc.equal(work.rows["shard"], shard))
-        texts = store.read_rows(f"corpus/{shard}", rows["row"].to_pylist(), ["text"])["text"].to_pylist()
-        for ids, spans in encode(tokenizer, texts, rows["masks"].to_pylist(), around):
-            flat.append(np.array(ids, dtype=dtype))
-            no_loss.append(spans)
+        texts = store.read_rows(f"corpus/{shard}", rows["row"].to_pylist(), ["text"])["text"]
+        # The library's encodings take some 40 bytes a token, so few are alive at a time.
+        bounds = [0, *(np.flatnonzero(np.diff(np.cumsum(rows["n_bytes"].to_numpy()) // _TEXT_BYTES_ENCODED)) + 1).tolist(), rows.num_rows]
+        for first, last in itertools.pairwise(bounds):
+            part = slice(first, last)
+            for ids, spans in encode(tokenizer, texts[part].to_pylist(), rows["masks"][part].to_pylist(), around):
+                flat.append(np.array(ids, dtype=dtype))
+                no_loss.append(spans)
     n_tokens = np.array([len(ids) for ids in flat], dtype=np.int64)
     columns = [work.rows["doc_id"], mask_keys(work.rows["masks"]), np.cumsum(n_tokens) - n_tokens, n_tokens.astype(np.int32)]
     index = pa.table([*columns, pa.array(no_loss, _SPANS)], schema=_INDEX)

@@ -299,6 +299,14 @@ def test_exit_1_above_the_stated_share_in_one_line(tmp_path):
     assert not (tmp_path / "manifests").exists()
 
 
+def test_a_decision_that_does_not_fit_into_memory_stops_the_build(tmp_path):
+    recipe = write_corpus(tmp_path)
+    with pytest.raises(CheckFailed, match="does not fit into --memory 1MB"):
+        _build(tmp_path / "root", recipe, memory="1MB")
+    assert not (tmp_path / "root" / "manifests").exists()
+    assert _build(tmp_path / "root", recipe).is_new
+
+
 def test_a_wholly_unreadable_source_stops_the_build(tmp_path):
     recipe = write_corpus(tmp_path, formats=("jsonl",))
     for path in (tmp_path / "data/web").iterdir():
@@ -331,6 +339,10 @@ def _curate(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[s
         (["build", "--domain", "medical", "--set", "dedup.threshold=0.7"], "dedup.bands = 27 and dedup.rows = 7"),
         (["build", "--domain", "medical", "--set", "dedup.threshold=0.3"], "from 0.5 to 1"),
         (["build", "--domain", "medical", "--set", "quality.model=nowhere.bin"], "nowhere.bin"),
+        (
+            ["build", "--domain", "medical", "--set", "scorers=[]", "--set", "select.order_by=random", "--memory", "much"],
+            "--memory is 'much'",
+        ),
         (["build", "--domain", "medical", "--set", "scorers=['qualty']"], "Did you mean 'quality'"),
         (["build", "--domain", "medical", "--set", "selct.budget_tokens=3"], "did you mean 'select'"),
         (["build", "--recipe", "group.toml"], "pmidd"),
