@@ -29,7 +29,7 @@ from curate.sample import make_sample
 from curate.store import Store
 
 # What the tables of a decision may take before they spill to disk.
-MEMORY = "500MB"
+MEMORY = "400MB"
 _SOFTWARE = ("gapless", "duckdb", "fasttext-numpy2", "numba", "numpy", "pyarrow", "tokenizers")
 
 

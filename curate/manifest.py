@@ -20,7 +20,7 @@ from curate.store import Store, digest_of, file_digest, parquet_writer
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "holdout", "dropped")
-_PART_ROWS = 1_000_000
+_PART_ROWS = 200_000
 _VERSION = re.compile(r"v[1-9][0-9]*")
 
 MASKS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())]))
