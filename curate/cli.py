@@ -7,7 +7,7 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -210,10 +210,10 @@ def warmup_command() -> None:
     _console().print("kernels are compiled and cached")
 
 
-def main() -> None:
-    """Run the command: exit 0 done, 1 a check failed, 2 the input is wrong, in one line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, of this process or of these arguments: exit 0 done, 1 a check failed, 2 the input is wrong, in one line."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(arguments, standalone_mode=False) or 0)
     except (DomainError, ManifestError, QueryError) as error:
         _fail(str(error), 2)
     except _USAGE_ERROR as error:

@@ -26,6 +26,7 @@ from curate.recipe_file import read_recipe
 from curate.store import Store
 from filters import FAMILIES, family
 from filters.spec import Rule
+from tests.curate.commands import curate
 from tests.curate.corpora import documents, text, write_jsonl
 
 _N_SHORT, _N_HASHES, _N_BOTH, _N_CHINESE, _N_GOOD = 9, 6, 3, 4, 178
@@ -86,10 +87,6 @@ def _audit(root: pathlib.Path, file: str, *settings: str, of: tuple[str, ...] = 
 
 def _rule(data: dict[str, Any], name: str) -> dict[str, Any]:
     return next(entry for entry in data["rules"] if f"{entry['family']}.{entry['rule']}" == name)
-
-
-def _curate(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "curate", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +358,7 @@ def test_a_rule_without_a_value_is_kept(tmp_path):
 
 def test_what_a_person_sees(base):
     root, file, data = base
-    done = _curate("audit", "--recipe", file, "--root", str(root), "--workers", "1", cwd=root)
+    done = curate("audit", "--recipe", file, "--root", str(root), "--workers", "1", cwd=root)
     assert done.returncode == 0, done.stderr
     assert "gopher_quality.min_words" in done.stdout
     n_killing = sum(entry["n_killed"] > 0 for entry in data["rules"])
@@ -375,7 +372,7 @@ def test_what_a_person_sees(base):
 def test_a_text_does_not_act_on_the_terminal(tmp_path):
     write_jsonl(tmp_path / "data/a.jsonl", [{"id": "1", "text": _COPY}])
     (tmp_path / "recipe.toml").write_text('[sources.a]\npath = "data"\n')
-    done = _curate("audit", "--recipe", "recipe.toml", "--of", "a", "--workers", "1", cwd=tmp_path)
+    done = curate("audit", "--recipe", "recipe.toml", "--of", "a", "--workers", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Too short [bold]by far[/bold] :heart: and with \\u202e in it." in done.stdout
     assert "\u202e" not in done.stdout
@@ -384,12 +381,12 @@ def test_a_text_does_not_act_on_the_terminal(tmp_path):
 
 def test_json_is_the_same_as_plain_values(base):
     root, file, data = base
-    done = _curate("audit", "--recipe", file, "--root", str(root), "--workers", "2", "--json", cwd=root)
+    done = curate("audit", "--recipe", file, "--root", str(root), "--workers", "2", "--json", cwd=root)
     assert json.loads(done.stdout) == data
 
 
 def test_the_sample_can_be_audited(tmp_path):
-    done = _curate("audit", "--domain", "medical", "--root", "root", "--workers", "1", "--json", cwd=tmp_path)
+    done = curate("audit", "--domain", "medical", "--root", "root", "--workers", "1", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
     assert data["sample"]
@@ -411,7 +408,7 @@ def test_wrong_input_is_one_line_and_exit_2(tmp_path, arguments, message):
     write_jsonl(tmp_path / "pool.jsonl", documents("pool", 12))
     (tmp_path / "none.jsonl").touch()
     (tmp_path / "recipe.toml").write_text('[sources.pool]\npath = "pool.jsonl"\n')
-    done = _curate("audit", "--recipe", "recipe.toml", *arguments, cwd=tmp_path)
+    done = curate("audit", "--recipe", "recipe.toml", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].startswith("error: ")

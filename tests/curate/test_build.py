@@ -22,6 +22,7 @@ from curate.recipe import DomainError
 from curate.recipe_file import read_recipe
 from curate.store import Store
 from curate.verify import verify
+from tests.curate.commands import curate
 from tests.curate.corpora import documents, text, write_corpus, write_jsonl
 
 
@@ -358,10 +359,9 @@ def test_wrong_input_is_one_line_and_exit_2(tmp_path, arguments, message):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "b.parquet")
     (tmp_path / "group.toml").write_text('[sources.a]\npath = "a"\nfields = { group = "pmidd" }\n')
     (tmp_path / "column.toml").write_text('[sources.b]\npath = "b.parquet"\nfields = { text = "body" }\n')
-    done = _curate(*arguments, cwd=tmp_path)
+    done = curate(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in done.stderr
     assert not (tmp_path / "manifests").exists()
     assert done.stdout == ""
