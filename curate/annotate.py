@@ -71,9 +71,10 @@ def signals_schema(found: Family) -> pa.Schema:
 
 def band_facts(dedup: Dedup) -> Facts:
     """Give the facts that near duplicates are found by: the column `keys`, one key per band; null for short texts."""
-    parameters = {"bands": dedup.bands, "rows": dedup.rows, "seed": dedup.seed}
-    schema = pa.schema([("keys", pa.list_(pa.uint64(), dedup.bands))])
-    compute = functools.partial(_bands, bands=dedup.bands, rows=dedup.rows, seed=dedup.seed)
+    bands, rows = dedup.shape
+    parameters = {"bands": bands, "rows": rows, "seed": dedup.seed}
+    schema = pa.schema([("keys", pa.list_(pa.uint64(), bands))])
+    compute = functools.partial(_bands, bands=bands, rows=rows, seed=dedup.seed)
     return Facts("minhash", minhash.VERSION, schema, compute, parameters)
 
 
@@ -96,6 +97,7 @@ def warm_up() -> None:
     minhash.band_keys(batch)
     starts, hashes = minhash.shingles(batch)
     minhash.jaccard(starts[:1], starts[1:], starts[:1], starts[1:], hashes)
+    minhash.containment(starts[:1], starts[1:], starts[:1], starts[1:], hashes)
 
 
 def _signals(name: str, documents: pa.RecordBatch, texts: TextBatch) -> Sequence[pa.Array]:

@@ -32,6 +32,7 @@ from curate.executor import Run
 from curate.families import facts_of, family_of
 from curate.ingest import ingest
 from curate.manifest import MACROS
+from curate.printable import printable
 from curate.recipe import DomainError, Recipe, Source
 from curate.report import SAMPLE_NOTE
 from curate.store import Store
@@ -198,7 +199,7 @@ def print_audit(console: Console, data: Mapping[str, Any]) -> None:
     for entry in killing:
         console.print(f"{entry['family']}.{entry['rule']} ({entry['signal']})", highlight=False, style="bold")
         for example in entry["examples"]:
-            line = f"  {example['doc_id']}  {example['source']}  {_number(example['value'])}  {_printable(example['text'])}"
+            line = f"  {example['doc_id']}  {example['source']}  {_number(example['value'])}  {printable(example['text'])}"
             console.print(Text(line), soft_wrap=True)  # a Text, so that nothing in it is markup
     if data["toml"]:
         console.print(f"\nThresholds at which each of these rules keeps {percent}, for the recipe:\n", highlight=False)
@@ -328,11 +329,6 @@ def _value(scalar: pa.Scalar) -> Any:
 
 def _number(value: Any, thousands: str = ",") -> str:
     return format(value, thousands) if isinstance(value, int) and not isinstance(value, bool) else f"{value:.6g}"
-
-
-def _printable(text: str) -> str:
-    """Spell out what a terminal would act upon: escape sequences, and marks that change the direction of writing."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _names(sources: Sequence[Source]) -> str:

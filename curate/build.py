@@ -1,4 +1,5 @@
-"""The order of the stages, readable on one screen: ingest, quality, annotate, edges, tokenizer, decide (and count), evalset, publish.
+"""The order of the stages, readable on one screen: ingest, quality, annotate, edges, tokenizer, decide (and count), the budget of
+dedup, evalset, publish.
 
 Each stage finds its finished work by content and goes on from there, so running a build again is the way to resume it.
 The decision's tables live in a DuckDB file in the scratch folder, which spills and is thrown away.
@@ -15,8 +16,9 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from rich.console import Console
 
-from curate import corpus, edges, evalset, families, manifest, models, report, scorers, tokens
+from curate import budget, corpus, edges, evalset, families, manifest, models, report, scorers, tokens
 from curate.annotate import Facts, annotate, band_facts
 from curate.decide import decide, families_read, holdout_bound
 from curate.executor import Run, Size
@@ -45,12 +47,15 @@ class Built:
     is_new: bool
 
 
-def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit: Collection[str] = (), memory: str = MEMORY) -> Built:
+def build(
+    store: Store, recipe: Recipe, *, run: Run,
+    rehash: bool = False, refit: Collection[str] = (), accept: Collection[str] = (), memory: str = MEMORY,
+) -> Built:  # fmt: skip
     """Build the next version of a manifest, or name the one that is equal.
 
     `memory` bounds the tables of the decision, which spill to disk beyond it, as DuckDB writes sizes.
-    Raises DomainError for wrong input and CheckFailed where more rows than `quarantine.max_share` are unreadable; in
-    both cases nothing is published.
+    `accept` names the checks (of budget.ACCEPTS) that may fail. Raises DomainError for wrong input and CheckFailed where more rows than
+    `quarantine.max_share` are unreadable or dedup takes more than its budget; in all cases nothing is published.
     """
     _check_memory(memory)
     store.sweep()
@@ -75,6 +80,7 @@ def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit
         linked = _link(store, connection, bands, frozen, run)
         tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
         _decide(store, connection, recipe, tokenizer, frozen, run)
+        accepted = _accepted(store, connection, recipe, accept)
         stages = _stages(connection, recipe)
         if frozen is None:
             frozen = evalset.drawn(connection, recipe)
@@ -92,6 +98,7 @@ def build(store: Store, recipe: Recipe, *, run: Run, rehash: bool = False, refit
             "scorers": found,
             "families": families.described(recipe.families, facts),
             "edges": None if linked is None else dataclasses.asdict(linked),
+            "accepted": accepted,
             "stages": stages,
             "evalset": exam,
             "seed": recipe.seed,
@@ -156,7 +163,7 @@ def _link(
     """Make the table `edges`, which is empty where the recipe wants exact copies only. Documents of the evalset that are in no
     source any more are linked, too, so that no near copy of them is trained on."""
     if bands is None:
-        connection.execute("CREATE OR REPLACE TABLE edges (doc_a VARCHAR, doc_b VARCHAR, similarity FLOAT)")
+        connection.execute(edges.NO_EDGES)
         return None
     shards = [] if frozen is None else frozen["shard"].unique().to_pylist()
     for shard in shards:
@@ -178,6 +185,20 @@ def _decide(
     sys.stderr.write("decide\n")
     while (wanted := decide(connection, recipe)) is not None:
         _count(store, connection, tokenizer, wanted.rows, run)
+
+
+def _accepted(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, accept: Collection[str]) -> list[str]:
+    """Stop where dedup takes more than its budget; or name the checks that failed and that a person accepted."""
+    found = budget.breaches(connection, recipe)
+    if not found:
+        return []
+    if "dedup" not in accept:
+        console = Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=160)
+        budget.print_samples(store, connection, recipe, found, console=console)
+        raise CheckFailed(budget.advice(found))
+    for breach in found:
+        sys.stderr.write(f"dedup: accepted: {breach.what}\n")
+    return ["dedup"]
 
 
 def _count(store: Store, connection: duckdb.DuckDBPyConnection, tokenizer: Mapping[str, Any], wanted: pa.Table, run: Run) -> None:

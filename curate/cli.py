@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curate import annotate, executor, manifest, models, report, sql
+from curate import annotate, budget, executor, manifest, models, report, sql
 from curate.audit import audit, audited_sources, print_audit
 from curate.build import MEMORY, CheckFailed, build
 from curate.executor import WorkerDied
@@ -27,6 +27,8 @@ from curate.sample import make_sample
 from curate.sql import QueryError
 from curate.store import Store
 from curate.verify import verify
+from curate.why import explain
+from curate.why_print import print_explanation
 
 app = typer.Typer(
     help="Turn raw, mixed, dirty text into versioned Parquet manifests: read, judge, deduplicate, select, mix.",
@@ -35,6 +37,7 @@ app = typer.Typer(
 Executor = enum.Enum("Executor", {name: name for name in executor.EXECUTORS}, type=str)  # type: ignore[misc]  # built from the one table
 _EXECUTOR = "Where the work runs: processes of this machine, or Ray: the cluster at RAY_ADDRESS, else one of --workers CPUs, started here."
 Refit = enum.Enum("Refit", {name: name for name in models.REFITS}, type=str)  # type: ignore[misc]  # built from the one table
+Accept = enum.Enum("Accept", {name: name for name in budget.ACCEPTS}, type=str)  # type: ignore[misc]  # built from the one table
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # UsageError of the click that typer brings
 Domain = Annotated[str | None, typer.Option(help="Name of a domain: ROOT/domains/NAME.toml, or a shipped one (medical).")]
@@ -63,6 +66,9 @@ def build_command(
     memory: Annotated[str, typer.Option(help="Memory for the tables of the decision, as in 4GB; beyond it they spill to disk.")] = MEMORY,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every input file again, also where size and time are unchanged.")] = False,
     refit: Annotated[list[Refit] | None, typer.Option(help="Fit this model of the domain anew. Repeatable.")] = None,
+    accept: Annotated[
+        list[Accept] | None, typer.Option(help="Publish although this check fails; without it a build shows samples and stops. Repeatable.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build the next version of a manifest. Running it again goes on where it stopped, and publishes nothing new twice."""
@@ -72,7 +78,10 @@ def build_command(
         _note(report.SAMPLE_NOTE)
     _note(f"domain {resolved.domain}: {len(resolved.sources)} sources, budget {resolved.select.budget_tokens:,} tokens, root {store.url()}")
     with executor.start(executor_.value, workers or os.cpu_count() or 1) as run:
-        built = build(store, resolved, run=run, rehash=rehash, refit={model.value for model in refit or ()}, memory=memory)
+        built = build(
+            store, resolved, run=run, rehash=rehash, memory=memory,
+            refit={model.value for model in refit or ()}, accept={check.value for check in accept or ()},
+        )  # fmt: skip
     data = report.summary(store, built.manifest)
     if as_json:
         _print_json({**data, "is_new": built.is_new})
@@ -170,6 +179,24 @@ def sql_command(
             sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     else:
         _print_table(table)
+
+
+@app.command("why")
+def why_command(
+    id: Annotated[str, typer.Argument(help="A row_id or a doc_id, or its first digits, at least 8.", metavar="ROW_ID|DOC_ID")],
+    version: Annotated[str | None, typer.Option("--manifest", help="The version to explain.", show_default="the newest")] = None,
+    root: Root = ".",
+    as_json: Json = False,
+) -> None:
+    """Explain one document: why it is in or out, every rule with its margin, its rank, its copies, and what other versions say."""
+    store = Store(root)
+    known = manifest.versions(store)
+    data = explain(store, manifest.load(store, version or (known[-1] if known else "v1")), id)
+    if as_json:
+        # Texts of documents stand in it; as ASCII it says the same, and no terminal acts upon it.
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+    else:
+        print_explanation(_console(), data)
 
 
 @app.command("verify")

@@ -45,7 +45,8 @@ def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | No
     order_value, direction = _order(connection, recipe)
     values = {
         "rules": _rule_cases(recipe),
-        "threshold": "NULL::FLOAT" if recipe.dedup.threshold is None else f"{recipe.dedup.threshold}::FLOAT",
+        "threshold": _float(recipe.dedup.threshold),
+        "containment": _float(recipe.dedup.contained_from),
         "keeper_order": _KEEPER_ORDER,
         "signals": _signal_columns(connection, recipe),
         "order_value": order_value,
@@ -55,9 +56,11 @@ def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | No
         "budgets": ", ".join(f"({_text(name)}, {tokens})" for name, tokens in pool_budgets(recipe).items()),
         "tokens_per_byte": _TOKENS_PER_BYTE,
     }
-    for statement in (_JUDGE, _MARK, _NEAR):
+    for statement in (_JUDGE, _MARK, _STANDING):
         connection.execute(statement.format(**values))
-    _keep_near(connection)
+    for kind, statement in (("jaccard", _NEAR), ("containment", _CONTAINED)):
+        connection.execute(statement.format(**values))
+        _keep_near(connection, kind)
     for statement in (_KEEP, _RANK, _CUT):
         connection.execute(statement.format(**values))
     wanted = connection.sql(_WANTED).to_arrow_table()
@@ -67,13 +70,13 @@ def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | No
     return None
 
 
-def _keep_near(connection: duckdb.DuckDBPyConnection) -> None:
-    """Decide who is kept among near copies: `near_edges` (later, earlier, similarity, in order) -> `near` (doc_id, keeper, similarity)."""
+def _keep_near(connection: duckdb.DuckDBPyConnection, kind: str) -> None:
+    """Decide who is kept by `near_edges` (earlier, later, in the order of their place), and add who goes to `near`."""
     edges = connection.sql("SELECT earlier, later FROM near_edges ORDER BY place").to_arrow_table()
     n_rows = connection.execute("SELECT coalesce(max(later) + 1, 0) FROM near_edges").fetchall()[0][0]
     by = keepers(n_rows, edges["earlier"].to_numpy(), edges["later"].to_numpy())
     connection.register("chosen", pa.table({"place": by[by >= 0]}))
-    connection.execute(_NEAR_KEPT)
+    connection.execute(_NEAR_KEPT, [kind])
     connection.unregister("chosen")
 
 
@@ -151,6 +154,10 @@ def _signal(name: str, signal: str) -> str:
     return f'struct_extract("{name}", {_text(signal)})'
 
 
+def _float(threshold: float | None) -> str:
+    return "NULL::FLOAT" if threshold is None else f"{threshold}::FLOAT"
+
+
 def _texts(values: Iterable[str]) -> str:
     return ", ".join(_text(value) for value in values)
 
@@ -166,11 +173,14 @@ SELECT * EXCLUDE ({signals}), {rules} AS rule_reason, {order_value} AS order_val
 FROM rows
 """
 
-# A row with the text or the group of a held-out row would leak it, even where its own source holds out less; so would a near copy.
+# A row with the text or the group of a held-out row would leak it, even where its own source holds out less; so would a near copy, and
+# one that is contained in it or contains it.
 _MARK = """
 CREATE OR REPLACE TABLE marked AS
 WITH held AS (SELECT doc_id, "group" FROM judged WHERE is_holdout UNION ALL SELECT doc_id, "group" FROM frozen),
-alike AS (SELECT doc_a, doc_b FROM edges WHERE similarity >= {threshold}),
+alike AS (
+    SELECT doc_a, doc_b FROM edges WHERE similarity >= {threshold} OR greatest(containment_a, containment_b) >= {containment}
+),
 leaking AS (
     SELECT doc_id FROM held
     UNION SELECT doc_b FROM alike JOIN held ON doc_a = doc_id
@@ -189,29 +199,52 @@ SELECT *,
 FROM reasoned
 """
 
-# Texts that passed and have a near copy that passed, by their first rows in keeper order; an edge points from the earlier one.
-# Of several kept copies the most similar one stands for a text.
+# Texts that passed and have an edge, by their first rows in keeper order; `near` holds those of them that go, and by which row.
+_STANDING = """
+CREATE OR REPLACE TABLE standing AS
+SELECT row_id, doc_id, n_bytes, row_number() OVER (ORDER BY {keeper_order}) - 1 AS number FROM marked
+WHERE exact_keeper = row_id AND doc_id IN (SELECT doc_a FROM edges UNION ALL SELECT doc_b FROM edges);
+CREATE OR REPLACE TABLE near (doc_id VARCHAR, keeper VARCHAR, near_similarity FLOAT, near_kind VARCHAR)
+"""
+
+# An edge points from the row that is earlier in keeper order. Of several kept copies the most similar one stands for a text.
 _NEAR = """
 CREATE OR REPLACE TABLE near_edges AS
-WITH alike AS (SELECT * FROM edges WHERE similarity >= {threshold}),
-standing AS (
-    SELECT *, row_number() OVER (ORDER BY {keeper_order}) - 1 AS number FROM marked
-    WHERE exact_keeper = row_id AND doc_id IN (SELECT doc_a FROM alike UNION ALL SELECT doc_b FROM alike)
-),
-pointed AS (
+WITH pointed AS (
     SELECT least(a.number, b.number) AS earlier, greatest(a.number, b.number) AS later, similarity,
         CASE WHEN a.number < b.number THEN a.row_id ELSE b.row_id END AS keeper,
         CASE WHEN a.number < b.number THEN b.doc_id ELSE a.doc_id END AS doc_id
-    FROM alike JOIN standing AS a ON doc_a = a.doc_id JOIN standing AS b ON doc_b = b.doc_id
+    FROM edges JOIN standing AS a ON doc_a = a.doc_id JOIN standing AS b ON doc_b = b.doc_id
+    WHERE similarity >= {threshold}
 )
 SELECT *, row_number() OVER (ORDER BY later, similarity DESC, earlier) - 1 AS place FROM pointed
 """
 
-_NEAR_KEPT = "CREATE OR REPLACE TABLE near AS SELECT doc_id, keeper, similarity FROM near_edges SEMI JOIN chosen USING (place)"
+# Then, among the rows that are left, an edge points from the longer one to the one it contains; those of a length are in keeper order. A
+# row that stands for near copies stays, so that whatever went for it has it in its place.
+_CONTAINED = """
+CREATE OR REPLACE TABLE near_edges AS
+WITH lengths AS (
+    SELECT row_id, doc_id, number, row_number() OVER (ORDER BY n_bytes DESC, number) - 1 AS place
+    FROM standing ANTI JOIN near USING (doc_id)
+),
+directed AS (
+    SELECT doc_a AS doc_id, doc_b AS other, containment_a AS similarity FROM edges
+    UNION ALL SELECT doc_b, doc_a, containment_b FROM edges
+),
+pointed AS (
+    SELECT longer.place AS earlier, shorter.place AS later, similarity, longer.row_id AS keeper, shorter.doc_id, longer.number
+    FROM directed JOIN lengths AS shorter USING (doc_id) JOIN lengths AS longer ON other = longer.doc_id
+    WHERE similarity >= {containment} AND longer.place < shorter.place AND shorter.row_id NOT IN (SELECT keeper FROM near)
+)
+SELECT *, row_number() OVER (ORDER BY later, similarity DESC, number) - 1 AS place FROM pointed
+"""
+
+_NEAR_KEPT = "INSERT INTO near SELECT doc_id, keeper, similarity, $1 FROM near_edges SEMI JOIN chosen USING (place)"
 
 _KEEP = """
 CREATE OR REPLACE TABLE kept AS
-SELECT marked.* EXCLUDE (exact_keeper), coalesce(near.keeper, exact_keeper) AS keeper, near.similarity AS near_similarity
+SELECT marked.* EXCLUDE (exact_keeper), coalesce(near.keeper, exact_keeper) AS keeper, near_similarity, near_kind
 FROM marked LEFT JOIN near ON marked.doc_id = near.doc_id AND exact_keeper IS NOT NULL
 """
 
@@ -265,7 +298,7 @@ CREATE OR REPLACE TABLE decided AS
 WITH final AS (
     SELECT kept.* EXCLUDE (keeper), cut.rank, rule_reason IS NULL AS is_eligible,
         CASE WHEN keeper <> row_id THEN keeper END AS dup_of,
-        CASE WHEN keeper <> row_id THEN CASE WHEN near_similarity IS NULL THEN 'exact' ELSE 'jaccard' END END AS dup_kind,
+        CASE WHEN keeper <> row_id THEN coalesce(near_kind, 'exact') END AS dup_kind,
         CASE WHEN keeper <> row_id THEN coalesce(near_similarity, 1.0::FLOAT) END AS dup_similarity,
         coalesce(early_reason,
             CASE WHEN kept.is_holdout THEN NULL WHEN dup_kind IS NOT NULL THEN 'duplicate.' || dup_kind WHEN NOT is_within THEN 'budget' END

@@ -1,4 +1,5 @@
-"""Verified edges between texts that are nearly alike: candidates by LSH, each proved by the true Jaccard of its word 5-grams.
+"""Verified edges between texts that are nearly alike: candidates by LSH, each proved by the true Jaccard of their word 5-grams and by how
+much of either's word 3-grams is in the other.
 
 Stands between annotate and decide. Edges join texts (doc_id), not rows, and do not depend on any rule, so a changed threshold needs
 no new one. What a pair was found to be is cached for ever by the two texts: an added source verifies only pairs that are new.
@@ -6,8 +7,8 @@ Which pairs are compared is a pure function of the set of texts: within a band k
 that come first by doc_id, so that a template shared by 100,000 documents costs 64 comparisons each, not 100,000.
 
 Cost: 16 bytes per text and band through one hash aggregation and one self join in DuckDB, which spill; then the texts of pairs that
-are new are read once, in order, shard by shard, and their shingles (8 bytes each, some 1.4 times the text) are spooled to one
-memory-mapped file; a pair costs one merge of two sorted runs (2 ns a shingle).
+are new are read once, in order, shard by shard, and their shingles (8 bytes each, some 2.8 times the text) are spooled to one
+memory-mapped file; a pair costs two merges of two sorted runs (2 ns a shingle).
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 
 from curate.annotate import Facts, pieces
 from curate.executor import Run
-from curate.recipe import KEPT_SIMILARITY
+from curate.recipe import KEPT_CONTAINMENT, KEPT_SIMILARITY
 from curate.store import Store, digest_of
 from filters import minhash
 from filters.columns import TextBatch
@@ -31,8 +32,13 @@ from filters.columns import TextBatch
 HOT_BAND = 64
 _CHUNK_PAIRS = 500_000
 _BATCH_ROWS = 4096
-_FOLDER = f"cache/edges/jaccard-v{minhash.VERSION}"
-_VERIFIED = pa.schema([("doc_a", pa.string()), ("doc_b", pa.string()), ("similarity", pa.float32())])
+_FOLDER = f"cache/edges/jaccard-containment-v{minhash.VERSION}"
+_NUMBERS = ("similarity", "containment_a", "containment_b")
+_VERIFIED = pa.schema([("doc_a", pa.string()), ("doc_b", pa.string()), *((name, pa.float32()) for name in _NUMBERS)])
+# An edge: a pair that some threshold of a recipe may take.
+IS_EDGE = f"(similarity >= {KEPT_SIMILARITY}::FLOAT OR greatest(containment_a, containment_b) >= {KEPT_CONTAINMENT}::FLOAT)"
+# An empty table of edges.
+NO_EDGES = "CREATE OR REPLACE TABLE edges (doc_a VARCHAR, doc_b VARCHAR, similarity FLOAT, containment_a FLOAT, containment_b FLOAT)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,7 +51,8 @@ class Linked:
 
 
 def link(store: Store, connection: duckdb.DuckDBPyConnection, bands: Facts, *, run: Run) -> Linked:
-    """Make the table `edges` (doc_a < doc_b, similarity float32 >= 0.5) over the texts of the tables `rows` and `frozen`.
+    """Make the table `edges` over the texts of the tables `rows` and `frozen`: doc_a < doc_b and, as float32, their similarity, the share
+    of doc_a's word 3-grams that are in doc_b (containment_a), and the other way round. See IS_EDGE for what is in.
 
     Both need doc_id, shard and row; the facts `bands` have to exist for their shards.
     """
@@ -57,7 +64,7 @@ def link(store: Store, connection: duckdb.DuckDBPyConnection, bands: Facts, *, r
     if missing.num_rows:
         _verify(store, connection, missing, run)
         _load_verified(store, connection)
-    connection.execute(_EDGES.format(least=KEPT_SIMILARITY))
+    connection.execute(_EDGES.format(is_edge=IS_EDGE))
     counts = connection.execute(_COUNTS.format(hot_band=HOT_BAND)).fetchall()[0]
     for table in ("texts", "bands", "candidates", "verified"):
         connection.execute(f"DROP TABLE {table}")
@@ -65,7 +72,7 @@ def link(store: Store, connection: duckdb.DuckDBPyConnection, bands: Facts, *, r
 
 
 def edge_paths(store: Store) -> list[str]:
-    """List the files of pairs that were verified, whatever came out: doc_a, doc_b, similarity."""
+    """List the files of pairs that were verified, whatever came out: doc_a, doc_b, similarity, containment_a, containment_b."""
     return store.files(_FOLDER, ".parquet")
 
 
@@ -107,44 +114,55 @@ def _verify(store: Store, connection: duckdb.DuckDBPyConnection, missing: pa.Tab
 
 
 def _spool_shard(store_url: str, folder: pathlib.Path, shard: str) -> None:
-    """Write the shingles of a shard's wanted texts, in row order, and how many each has."""
+    """Write the shingles of a shard's wanted texts, runs of five words and of three, and where those of each lie: a row of four places."""
     wanted = pq.read_table(folder / "wanted.parquet", filters=[("shard", "=", shard)])["row"].to_numpy()
-    sizes: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    n_written = 0
     with Store(store_url).open(f"corpus/{shard}") as handle, open(folder / f"{_flat_name(shard)}.bin", "wb") as spool:
         first = 0
         for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(_BATCH_ROWS, columns=["text"]):
             low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
             for piece in pieces(batch.take(pa.array(wanted[low:high] - first))):
-                doc_starts, hashes = minhash.shingles(TextBatch.from_arrow(piece.column(0)))
-                sizes.append(np.diff(doc_starts))
-                hashes.tofile(spool)
+                texts = TextBatch.from_arrow(piece.column(0))
+                columns = []
+                for n_words in (minhash.SHINGLE_WORDS, minhash.CONTAINED_WORDS):
+                    doc_starts, hashes = minhash.shingles(texts, n_words=n_words)
+                    columns += [n_written + doc_starts[:-1], n_written + doc_starts[1:]]
+                    n_written += len(hashes)
+                    hashes.tofile(spool)
+                places.append(np.stack(columns, axis=1))
             first += batch.num_rows
-    np.save(folder / f"{_flat_name(shard)}.npy", np.concatenate(sizes))
+    np.save(folder / f"{_flat_name(shard)}.npy", np.concatenate(places))
 
 
 def _join_spools(folder: pathlib.Path, shards: Sequence[str], wanted: pa.Table) -> pa.Table:
-    """Append the shards' spools to one file, and say where each text lies in it (columns: text, first, last)."""
-    sizes = []
+    """Append the shards' spools to one file, and say where each text's runs of five and of three words lie in it."""
+    places = []
     with open(folder / "shingles.bin", "wb") as joined:
         for shard in shards:  # the order of `wanted`
             part = folder / f"{_flat_name(shard)}.bin"
+            places.append(np.load(folder / f"{_flat_name(shard)}.npy") + joined.tell() // 8)
             with open(part, "rb") as spool:
                 while data := spool.read(1 << 24):
                     joined.write(data)
             part.unlink()
-            sizes.append(np.load(folder / f"{_flat_name(shard)}.npy"))
-    last = np.cumsum(np.concatenate(sizes))
-    return pa.table({"text": wanted["text"], "first": np.concatenate([[0], last[:-1]]), "last": last})
+    names = ("first_5", "last_5", "first_3", "last_3")
+    return pa.table({"text": wanted["text"], **dict(zip(names, np.concatenate(places).T.copy(), strict=True))})
 
 
 def _verify_chunk(store_url: str, folder: pathlib.Path, start: int) -> None:
     pairs = pq.read_table(folder / f"pairs-{start}.parquet")
     hashes = np.memmap(folder / "shingles.bin", np.uint64, mode="r").view(np.ndarray)
-    first_a, last_a, first_b, last_b = (pairs[name].to_numpy() for name in ("first_a", "last_a", "first_b", "last_b"))
-    similarity = minhash.jaccard(first_a, last_a, first_b, last_b, hashes)
-    found = pa.table([pairs["doc_a"], pairs["doc_b"], pa.array(similarity.astype(np.float32))], schema=_VERIFIED)
+    similarity = minhash.jaccard(*_places(pairs, 5), hashes)
+    numbers = (similarity, *minhash.containment(*_places(pairs, 3), hashes))
+    found = pa.table([pairs["doc_a"], pairs["doc_b"], *(pa.array(one.astype(np.float32)) for one in numbers)], schema=_VERIFIED)
     named_by = [pairs["doc_a"].to_pylist(), pairs["doc_b"].to_pylist()]
     Store(store_url).write_table(f"{_FOLDER}/{digest_of(named_by)[:32]}.parquet", found)
+
+
+def _places(pairs: pa.Table, n_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    first_a, last_a, first_b, last_b = (pairs[f"{end}_{n_words}_{text}"].to_numpy() for text in "ab" for end in ("first", "last"))
+    return first_a, last_a, first_b, last_b
 
 
 def _flat_name(shard: str) -> str:
@@ -172,7 +190,8 @@ SELECT DISTINCT a.text AS a, b.text AS b FROM placed AS a JOIN placed AS b ON a.
 
 _KNOWN = """
 CREATE OR REPLACE TABLE verified AS
-SELECT a.text AS a, b.text AS b, any_value(similarity) AS similarity
+SELECT a.text AS a, b.text AS b, any_value(similarity) AS similarity,
+    any_value(containment_a) AS containment_a, any_value(containment_b) AS containment_b
 FROM incoming JOIN texts AS a ON doc_a = a.doc_id JOIN texts AS b ON doc_b = b.doc_id
 GROUP BY ALL
 """
@@ -184,7 +203,9 @@ SELECT text, shard, "row" FROM texts WHERE text IN (SELECT a FROM missing UNION 
 """
 
 _PAIRS = """
-SELECT a.doc_id AS doc_a, b.doc_id AS doc_b, of_a.first AS first_a, of_a.last AS last_a, of_b.first AS first_b, of_b.last AS last_b
+SELECT a.doc_id AS doc_a, b.doc_id AS doc_b,
+    of_a.first_5 AS first_5_a, of_a.last_5 AS last_5_a, of_b.first_5 AS first_5_b, of_b.last_5 AS last_5_b,
+    of_a.first_3 AS first_3_a, of_a.last_3 AS last_3_a, of_b.first_3 AS first_3_b, of_b.last_3 AS last_3_b
 FROM missing JOIN spans AS of_a ON missing.a = of_a.text JOIN spans AS of_b ON missing.b = of_b.text
 JOIN texts AS a ON missing.a = a.text JOIN texts AS b ON missing.b = b.text
 ORDER BY missing.a, missing.b
@@ -192,9 +213,9 @@ ORDER BY missing.a, missing.b
 
 _EDGES = """
 CREATE OR REPLACE TABLE edges AS
-SELECT a.doc_id AS doc_a, b.doc_id AS doc_b, similarity
+SELECT a.doc_id AS doc_a, b.doc_id AS doc_b, similarity, containment_a, containment_b
 FROM candidates JOIN verified USING (a, b)
-JOIN texts AS a ON candidates.a = a.text JOIN texts AS b ON candidates.b = b.text WHERE similarity >= {least}::FLOAT
+JOIN texts AS a ON candidates.a = a.text JOIN texts AS b ON candidates.b = b.text WHERE {is_edge}
 """
 
 _COUNTS = """

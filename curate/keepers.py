@@ -1,4 +1,6 @@
-"""Who is kept among texts that are nearly alike: greedy in keeper order over verified edges, part of `decide`.
+"""Who is kept among texts that are nearly alike: greedy in a given order over verified edges, part of `decide`.
+
+It is asked twice: over edges by similarity in keeper order, then, over the rows that are left, by containment with the longest first.
 
 A row goes only where an edge joins it to a row that is kept; there is no transitive closure, so a chain of small changes never
 carries a text away from the one that stands for it. Cost: one pass over the edges among rows that passed, 16 bytes each.
@@ -18,8 +20,8 @@ _NONE = -1
 def keepers(n_rows: int, earlier: npt.NDArray[np.int64], later: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Say for each row the edge by which it goes, or -1 where it is kept.
 
-    Rows are numbered in keeper order. Edge i joins earlier[i] < later[i]; edges are sorted by `later`, and among those of one row the
-    first whose other end is kept decides.
+    Rows are numbered in the order that decides who is kept. Edge i joins earlier[i] < later[i]; edges are sorted by `later`, and among
+    those of one row the first whose other end is kept decides.
 
     >>> keepers(4, np.array([0, 1, 2]), np.array([1, 2, 3])).tolist()  # a chain 0 - 1 - 2 - 3: 0 and 2 are kept
     [-1, 0, -1, 2]

@@ -16,6 +16,8 @@ FORMATS = ("auto", "jsonl", "parquet", "csv", "text", "html", "warc")
 SEPARATORS = ("auto", "bos", "eos", "both")
 DOMAIN_COMPONENT = "domain"
 KEPT_SIMILARITY = 0.5  # pairs of at least this Jaccard similarity are edges, so that a recipe's threshold may lie anywhere above
+KEPT_CONTAINMENT = 0.8  # so are pairs of which one holds this share of the other
+PROFILES = {"recall": (14, 8), "strict": (26, 11)}  # bands and rows: what they find is in docs/minhash.md
 PLAIN_KEYS = ("domain", "extends", "seed", "rules", "scorers", "evalset")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 FAMILY_NAME = re.compile(r"[a-z][a-z0-9_]*")  # goes into SQL as the name of a column
@@ -55,6 +57,7 @@ class Source:
     format: str = "auto"
     fields: Fields = Fields()
     holdout_share: float | None = None
+    max_dedup_share: float | None = None
     web: bool | None = None
     rules: tuple[str, ...] | None = None
     thresholds: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
@@ -93,12 +96,31 @@ class Holdout:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dedup:
-    """Near duplicates: from which Jaccard similarity of word 5-grams on a row goes (None: exact copies only), and how pairs are found."""
+    """Near duplicates: from which Jaccard similarity of word 5-grams on a row goes (None: exact copies only), from which share of its
+    word 3-grams in a longer row (None: never for that), how pairs are found, and what stops a build: the share of a source's rows that
+    may go, and the rows that may hang on one kept row (see budget.py).
+    """
 
     threshold: float | None = 0.8
-    bands: int = 14
-    rows: int = 8
+    containment: float | None = 0.9
+    profile: str = "recall"
+    bands: int | None = None
+    rows: int | None = None
     seed: int = 1
+    max_share: float = 0.3
+    max_copies: int = 1000
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Bands and rows of a signature: as they are given, else by the profile."""
+        if self.bands is None or self.rows is None:
+            return PROFILES[self.profile]
+        return self.bands, self.rows
+
+    @property
+    def contained_from(self) -> float | None:
+        """The containment from which a row goes; None also where exact copies only are wanted."""
+        return None if self.threshold is None else self.containment
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -179,6 +201,9 @@ class Recipe:
     def holdout_share(self, source: Source) -> float:
         return self.holdout.share if source.holdout_share is None else source.holdout_share
 
+    def max_dedup_share(self, source: Source) -> float:
+        return self.dedup.max_share if source.max_dedup_share is None else source.max_dedup_share
+
     def decided_sources(self) -> tuple[Source, ...]:
         """Sources whose rows the manifest holds, in the recipe's order."""
         return tuple(source for source in self.sources if source.role in ("candidate", "replay"))
@@ -206,7 +231,7 @@ class Recipe:
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:
-    """Give the recipe as plain values without paths, globs, formats, the field of the titles and the quarantine's limit, which
+    """Give the recipe as plain values without paths, globs, formats, the field of the titles and the limits that stop a build, which
     decide nothing about a row: what enters the digests and manifest.json.
 
     Rules and thresholds stand with each source, resolved; `rules` keeps their order, which JSON with sorted keys would lose. Of the
@@ -216,8 +241,13 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     for source, entry in zip(recipe.sources, table["sources"], strict=True):
         judged = recipe.judged_by(source) if source in recipe.decided_sources() else {}
         entry |= {"web": source.is_web, "rules": list(judged), "judged_by": judged}
-        del entry["path"], entry["format"], entry["fields"]["title"], entry["thresholds"]
+        del entry["path"], entry["format"], entry["fields"]["title"], entry["thresholds"], entry["max_dedup_share"]
     del table["rules"], table["thresholds"], table["tokenizer"]["path"], table["quality"]["model"], table["quarantine"]
+    table["dedup"] |= dict(zip(("bands", "rows"), recipe.dedup.shape, strict=True))
+    del table["dedup"]["profile"], table["dedup"]["max_share"], table["dedup"]["max_copies"]
+    # Off is written as it was before there was any: a decision that did not look at containment stays the same decision.
+    if recipe.dedup.contained_from is None:
+        del table["dedup"]["containment"]
     own = [recipe.families[name] for name in recipe.families_to_compute() if name in recipe.families]
     table["families"] = {
         one.name: {"function": _attribute(one.function), "datatrove": _attribute(one.datatrove), "arguments": dict(one.arguments)}

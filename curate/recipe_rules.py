@@ -19,12 +19,42 @@ from filters import FAMILIES, family
 # A family is a column in the tables of a decision and of `curate sql`, so these and their other columns keep their names. A test
 # compares them with a decision's.
 _TABLES = (
-    *("rows", "edges", "counts", "frozen", "judged", "marked", "near_edges", "near", "chosen", "kept", "ranked", "cut", "decided"),
+    *(
+        "rows",
+        "edges",
+        "counts",
+        "frozen",
+        "judged",
+        "marked",
+        "standing",
+        "near_edges",
+        "near",
+        "chosen",
+        "kept",
+        "ranked",
+        "cut",
+        "decided",
+    ),
     *("incoming", "documents", "signals", "shards", "manifest", "versions", "runs", "metrics", "evaluations"),
 )
 _COLUMNS = (
     *("row_key", "copy", "title", "text", "source_place", "holdout_bound", "is_holdout", "rule_reason", "early_reason", "exact_keeper"),
-    *("keeper", "near_similarity", "doc_a", "doc_b", "similarity", "earlier", "later", "place", "number", "n_counted", "n_estimated"),
+    *(
+        "keeper",
+        "near_similarity",
+        "doc_a",
+        "doc_b",
+        "similarity",
+        "containment_a",
+        "containment_b",
+        "near_kind",
+        "earlier",
+        "later",
+        "place",
+        "number",
+        "n_counted",
+        "n_estimated",
+    ),
     *("n_before", "budget", "ratio", "order_value", "is_within", "is_eligible", "masks_key", "file", "filename", "file_row_number"),
 )
 _FACTS = ("minhash",)  # kept beside the families' signals

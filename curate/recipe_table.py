@@ -14,9 +14,11 @@ from typing import Any
 from curate.recipe import (
     DOMAIN_COMPONENT,
     FORMATS,
+    KEPT_CONTAINMENT,
     KEPT_SIMILARITY,
     NAME,
     PLAIN_KEYS,
+    PROFILES,
     ROLES,
     SCORERS,
     SEPARATORS,
@@ -146,6 +148,8 @@ def _check(recipe: Recipe) -> None:
         _one_of(source.role, ROLES, f"sources.{source.name}.role")
         _one_of(source.format, FORMATS, f"sources.{source.name}.format")
         _share(recipe.holdout_share(source), f"sources.{source.name}.holdout_share")
+        if source.max_dedup_share is not None:
+            _share(source.max_dedup_share, f"sources.{source.name}.max_dedup_share", top=1.0)
         if (source.role == "replay") != (source.component is not None):
             raise DomainError(
                 f"source {source.name!r} has role {source.role!r} and component {source.component!r}; "
@@ -160,15 +164,17 @@ def _check(recipe: Recipe) -> None:
     _one_of(recipe.mix.redraw, ("fixed", "dynamic"), "mix.redraw")
     _one_of(recipe.evalset, ("reuse", "new"), "evalset")
     _share(recipe.quarantine.max_share, "quarantine.max_share")
+    _share(recipe.dedup.max_share, "dedup.max_share", top=1.0)
     for name, value, least in [
         ("select.budget_tokens", recipe.select.budget_tokens, 1),
         ("select.epoch_tokens", recipe.select.epoch_tokens or 1, 1),
         ("mix.epochs", recipe.mix.epochs, 1),
         ("tokenizer.vocab_size", recipe.tokenizer.vocab_size, 300),
         ("seed", recipe.seed, 0),
-        ("dedup.bands", recipe.dedup.bands, 1),
-        ("dedup.rows", recipe.dedup.rows, 1),
+        ("dedup.bands", 1 if recipe.dedup.bands is None else recipe.dedup.bands, 1),
+        ("dedup.rows", 1 if recipe.dedup.rows is None else recipe.dedup.rows, 1),
         ("dedup.seed", recipe.dedup.seed, 0),
+        ("dedup.max_copies", recipe.dedup.max_copies, 1),
         ("quality.dim", recipe.quality.dim, 1),
         ("quality.epochs", recipe.quality.epochs, 1),
         ("quality.word_ngrams", recipe.quality.word_ngrams, 1),
@@ -185,20 +191,30 @@ def _check(recipe: Recipe) -> None:
 
 
 def _check_dedup(dedup: Dedup) -> None:
+    _one_of(dedup.profile, tuple(PROFILES), "dedup.profile")
+    if (dedup.bands is None) != (dedup.rows is None):
+        given, other = ("bands", "rows") if dedup.rows is None else ("rows", "bands")
+        raise DomainError(f"dedup.{given} is given and dedup.{other} is not; give both, or neither and a dedup.profile")
     if dedup.threshold is None:
         return
+    if dedup.containment is not None and not KEPT_CONTAINMENT <= dedup.containment <= 1.0:
+        raise DomainError(
+            f"dedup.containment is {dedup.containment:g}; it takes a share of word 3-grams from {KEPT_CONTAINMENT:g} to 1, "
+            "or false for none"
+        )
     if not KEPT_SIMILARITY <= dedup.threshold <= 1.0:
         raise DomainError(
             f"dedup.threshold is {dedup.threshold:g}; it takes a Jaccard similarity from {KEPT_SIMILARITY:g} to 1, "
             "or false for exact copies only"
         )
-    least = least_threshold(dedup.bands, dedup.rows)
+    bands, rows = dedup.shape
+    least = least_threshold(bands, rows)
     if dedup.threshold < least:
-        bands, rows = fitting_bands(dedup.threshold)
-        found = recall(dedup.threshold, bands=dedup.bands, rows=dedup.rows)
+        fitting = fitting_bands(dedup.threshold)
+        found = recall(dedup.threshold, bands=bands, rows=rows)
         raise DomainError(
-            f"dedup.threshold is {dedup.threshold:g}, but {dedup.bands} x {dedup.rows} bands are made for {least:g} and would find only "
-            f"{found:.0%} of such pairs; set it to {least:g} or more, or dedup.bands = {bands} and dedup.rows = {rows}"
+            f"dedup.threshold is {dedup.threshold:g}, but {bands} x {rows} bands are made for {least:g} and would find only "
+            f"{found:.0%} of such pairs; set it to {least:g} or more, or dedup.bands = {fitting[0]} and dedup.rows = {fitting[1]}"
         )
 
 

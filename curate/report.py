@@ -52,6 +52,7 @@ def summary(store: Store, manifest: Manifest) -> dict[str, Any]:
         "epochs": info["stages"][0]["epochs"],
         "epoch_tokens": info["stages"][0]["epoch_tokens"],
         "edges": info.get("edges"),
+        "accepted": info.get("accepted", []),
         "scorers": info["scorers"],
         "scores": _scores(connection, info),
         "reasons": connection.sql(_REASONS).to_arrow_table().to_pylist(),
@@ -111,10 +112,13 @@ def print_summary(console: Console, data: Mapping[str, Any]) -> None:
     if data["edges"]:
         linked = data["edges"]
         console.print(
-            f"near copies: {linked['n_candidates']:,} pairs compared, {linked['n_edges']:,} alike (Jaccard of word 5-grams 0.5 or more)"
+            f"near copies: {linked['n_candidates']:,} pairs compared, {linked['n_edges']:,} alike (Jaccard of word 5-grams 0.5 or "
+            "more, or 0.8 of the word 3-grams of one are in the other)"
             + (f", {linked['n_skipped']:,} left uncompared in hot bands" if linked["n_skipped"] else ""),
             highlight=False,
         )
+    if data["accepted"]:
+        console.print(f"accepted by a person though its limits were passed: {', '.join(data['accepted'])}", style="yellow")
     if data["scores"]:
         _print_scores(console, data["scores"], data["scorers"][0])
 

@@ -9,10 +9,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from curate.edges import edge_paths
+from curate.edges import IS_EDGE, edge_paths
 from curate.families import facts_of
 from curate.manifest import Manifest, attach, load, versions
-from curate.recipe import KEPT_SIMILARITY
 from curate.store import Store
 from filters import FAMILIES
 
@@ -103,12 +102,13 @@ def _signals_view(store: Store, connection: duckdb.DuckDBPyConnection, chosen: M
 
 
 def _edges_view(store: Store, connection: duckdb.DuckDBPyConnection) -> None:
-    """Pairs of the version's texts that are nearly alike, whichever build verified them."""
-    pairs = "SELECT NULL::VARCHAR AS doc_a, NULL::VARCHAR AS doc_b, NULL::FLOAT AS similarity"
+    """Pairs of the version's texts that are nearly alike, or of which one holds the other, whichever build verified them."""
+    pairs = "SELECT NULL::VARCHAR AS doc_a, NULL::VARCHAR AS doc_b"
+    pairs += "".join(f", NULL::FLOAT AS {name}" for name in ("similarity", "containment_a", "containment_b"))
     if paths := edge_paths(store):
         pairs = f"SELECT * FROM read_parquet({_list([store.url(path) for path in paths])})"
     connection.execute(
-        f"CREATE VIEW edges AS SELECT DISTINCT doc_a, doc_b, similarity FROM ({pairs}) WHERE similarity >= {KEPT_SIMILARITY}"
+        f"CREATE VIEW edges AS SELECT DISTINCT doc_a, doc_b, similarity, containment_a, containment_b FROM ({pairs}) WHERE {IS_EDGE}"
         " AND doc_a IN (SELECT doc_id FROM manifest) AND doc_b IN (SELECT doc_id FROM manifest)"
     )
 

@@ -158,9 +158,10 @@ _INVARIANTS = {
         "SELECT count(*) FROM published WHERE dup_of IS NOT NULL AND dup_of NOT IN"
         " (SELECT row_id FROM published WHERE split = 'train' OR reason = 'budget')"
     ),
-    "dropped as an exact copy of another text, or as a near copy below 0.5": (
+    "dropped as an exact copy of another text, as a near copy below 0.5, or as contained below 0.8 or in a shorter text": (
         "SELECT count(*) FROM published AS copy JOIN published AS kept ON copy.dup_of = kept.row_id"
-        " WHERE CASE copy.dup_kind WHEN 'exact' THEN copy.doc_id <> kept.doc_id ELSE copy.dup_similarity < 0.5 END"
+        " WHERE CASE copy.dup_kind WHEN 'exact' THEN copy.doc_id <> kept.doc_id"
+        " WHEN 'containment' THEN copy.dup_similarity < 0.8::FLOAT OR copy.n_bytes > kept.n_bytes ELSE copy.dup_similarity < 0.5 END"
     ),
 }
 _EXAM_LEAKS = """

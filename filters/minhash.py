@@ -1,7 +1,8 @@
 """Shingles, MinHash signatures and band keys of documents, and how similar two sets of shingles really are.
 
 Near-duplicate search (curate.edges) asks this file three things: which documents may be similar (two that share a band key), how similar
-they are (the exact Jaccard of their shingles), and what a choice of bands and rows finds (recall). The definition is written in
+they are (the exact Jaccard of their shingles, and how much of either's shorter shingles is in the other), and what a choice of bands and
+rows finds (recall). The definition is written in
 docs/minhash.md, with a plain Python twin; tests hold the two together. Signatures are those of datasketch's
 MinHash(scheme="affine64") over our shingles, so they load there.
 
@@ -28,6 +29,7 @@ from filters.shingle_kernels import Scores
 # Raised with any change of a shingle, signature or band key.
 VERSION = 1
 SHINGLE_WORDS = 5
+CONTAINED_WORDS = 3  # runs by which containment is measured: a cut at either end and a changed word cost less than with five
 MIN_SHINGLES = 5
 
 _LEAST_RECALL = 0.9
@@ -35,12 +37,12 @@ _LEAST_RECALL = 0.9
 _MOST_HASHES = 288
 
 
-def shingles(batch: TextBatch) -> tuple[Ints, Keys]:
-    """Find the distinct shingles of every document, as hashes in ascending order.
+def shingles(batch: TextBatch, *, n_words: int = SHINGLE_WORDS) -> tuple[Ints, Keys]:
+    """Find the distinct runs of so many words of every document, as hashes in ascending order.
 
     Those of document i are hashes[doc_starts[i]:doc_starts[i + 1]], for the returned (doc_starts, hashes).
     """
-    starts, hashes = shingle_kernels.distinct_shingles(word_hashes(batch), batch.words.doc_starts)
+    starts, hashes = shingle_kernels.distinct_shingles(word_hashes(batch), batch.words.doc_starts, n_words)
     return starts, hashes
 
 
@@ -50,7 +52,8 @@ def signatures(batch: TextBatch, *, n_perms: int = 112, seed: int = 1) -> tuple[
     A document with fewer than MIN_SHINGLES distinct shingles has none; its row is that of an empty set in datasketch.
     """
     factors, summands = _permutations(n_perms, seed)
-    rows, has_signature = shingle_kernels.sign(word_hashes(batch), batch.words.doc_starts, factors, summands, MIN_SHINGLES)
+    words, starts = word_hashes(batch), batch.words.doc_starts
+    rows, has_signature = shingle_kernels.sign(words, starts, SHINGLE_WORDS, factors, summands, MIN_SHINGLES)
     return rows, has_signature
 
 
@@ -70,10 +73,18 @@ def jaccard(starts_a: Ints, ends_a: Ints, starts_b: Ints, ends_b: Ints, hashes: 
 
     Shared shingles per shingle of either; 0 where both are empty. `hashes` may be mapped from a file; it is only read.
     """
-    first_a, last_a = _read_only(starts_a, np.int64), _read_only(ends_a, np.int64)
-    first_b, last_b = _read_only(starts_b, np.int64), _read_only(ends_b, np.int64)
-    scores: Scores = shingle_kernels.jaccard(first_a, last_a, first_b, last_b, _read_only(hashes, np.uint64))
+    scores: Scores = shingle_kernels.jaccard(*_places(starts_a, ends_a, starts_b, ends_b), _read_only(hashes, np.uint64))
     return scores
+
+
+def containment(starts_a: Ints, ends_a: Ints, starts_b: Ints, ends_b: Ints, hashes: Keys) -> tuple[Scores, Scores]:
+    """Compare pairs of sets, given as for `jaccard`: the share of the first one's elements that are in the second, and the other way round.
+
+    Both are 0 where nothing is shared. The greater one is the containment of the smaller set (Broder 1997, On the resemblance and
+    containment of documents, section 2).
+    """
+    of_a, of_b = shingle_kernels.containment(*_places(starts_a, ends_a, starts_b, ends_b), _read_only(hashes, np.uint64))
+    return of_a, of_b
 
 
 def recall(similarity: float, *, bands: int, rows: int) -> float:
@@ -107,6 +118,12 @@ def fitting_bands(threshold: float) -> tuple[int, int]:
         raise ValueError(f"threshold {threshold} fits no bands; allowed: 0.05 to 1. Choose a similarity in this range.")
     shapes = ((bands, rows) for rows in range(_MOST_HASHES, 0, -1) for bands in range(1, _MOST_HASHES // rows + 1))
     return next((bands, rows) for bands, rows in shapes if least_threshold(bands, rows) <= threshold)
+
+
+def _places(starts_a: Ints, ends_a: Ints, starts_b: Ints, ends_b: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    first_a, last_a = _read_only(starts_a, np.int64), _read_only(ends_a, np.int64)
+    first_b, last_b = _read_only(starts_b, np.int64), _read_only(ends_b, np.int64)
+    return first_a, last_a, first_b, last_b
 
 
 def _read_only(values: npt.NDArray[Any], dtype: type[np.int64] | type[np.uint64]) -> npt.NDArray[Any]:

@@ -76,14 +76,14 @@ def hash_words(data: Bytes, starts: Places, ends: Places, lowered: Packed) -> Ke
 
 
 @jit
-def _hash_shingles(words: Keys, shingles: Keys) -> int:
-    """Write one hash per run of five words of a document, in order, and say how many there are."""
-    n = max(len(words) - 4, 0)
+def _hash_shingles(words: Keys, n_words: int, shingles: Keys) -> int:
+    """Write one hash per run of n_words words of a document, in order, and say how many there are."""
+    n = max(len(words) - n_words + 1, 0)
     for i in range(n):
-        hashed = words[i] * MULTIPLIER + words[i + 1]
-        hashed = hashed * MULTIPLIER + words[i + 2]
-        hashed = hashed * MULTIPLIER + words[i + 3]
-        shingles[i] = hashed * MULTIPLIER + words[i + 4]
+        hashed = words[i]
+        for k in range(i + 1, i + n_words):
+            hashed = hashed * MULTIPLIER + words[k]
+        shingles[i] = hashed
     return n
 
 
@@ -122,14 +122,14 @@ def _sort_distinct(values: Keys, n: int, scratch: Keys, places: Ints) -> int:
 
 
 @jit
-def distinct_shingles(words: Keys, doc_starts: Ints) -> tuple[Ints, Keys]:
+def distinct_shingles(words: Keys, doc_starts: Ints, n_words: int) -> tuple[Ints, Keys]:
     n_docs = len(doc_starts) - 1
     starts = np.zeros(n_docs + 1, np.int64)
     found = np.empty(len(words), np.uint64)
     most = longest(doc_starts)
     shingles, scratch, places = np.empty(most, np.uint64), np.empty(most, np.uint64), np.empty(2 * most + 3, np.int64)
     for doc in range(n_docs):
-        n = _hash_shingles(words[doc_starts[doc] : doc_starts[doc + 1]], shingles)
+        n = _hash_shingles(words[doc_starts[doc] : doc_starts[doc + 1]], n_words, shingles)
         n = _sort_distinct(shingles, n, scratch, places)
         found[starts[doc] : starts[doc] + n] = shingles[:n]
         starts[doc + 1] = starts[doc] + n
@@ -152,14 +152,14 @@ def _has_distinct(values: Keys, n: int, n_needed: int, seen: Keys) -> bool:
 
 
 @jit
-def sign(words: Keys, doc_starts: Ints, factors: Keys, summands: Keys, min_shingles: int) -> tuple[Keys, Flags]:
+def sign(words: Keys, doc_starts: Ints, n_words: int, factors: Keys, summands: Keys, min_shingles: int) -> tuple[Keys, Flags]:
     n_docs, n_perms = len(doc_starts) - 1, len(factors)
     signatures = np.full((n_docs, n_perms), _LARGEST)
     has_signature = np.zeros(n_docs, np.bool_)
     shingles, seen = np.empty(longest(doc_starts), np.uint64), np.empty(min_shingles + 1, np.uint64)
     least = np.empty(n_perms, np.uint64)
     for doc in range(n_docs):
-        n = _hash_shingles(words[doc_starts[doc] : doc_starts[doc + 1]], shingles)
+        n = _hash_shingles(words[doc_starts[doc] : doc_starts[doc + 1]], n_words, shingles)
         has_signature[doc] = _has_distinct(shingles, n, min_shingles, seen)
         if not has_signature[doc]:
             continue
@@ -192,16 +192,34 @@ def fold_bands(signatures: Keys, bands: int) -> Keys:
 
 
 @jit
+def _n_shared(hashes: Keys, start_a: int, end_a: int, start_b: int, end_b: int) -> int:
+    """Count what two ascending runs of distinct values share."""
+    i, j, n_shared = start_a, start_b, 0
+    while i < end_a and j < end_b:
+        left, right = hashes[i], hashes[j]
+        n_shared += left == right
+        i += left <= right
+        j += right <= left
+    return n_shared
+
+
+@jit
 def jaccard(starts_a: Ints, ends_a: Ints, starts_b: Ints, ends_b: Ints, hashes: Keys) -> Scores:
     scores = np.zeros(len(starts_a))
     for pair in range(len(starts_a)):
-        i, end_i, j, end_j = starts_a[pair], ends_a[pair], starts_b[pair], ends_b[pair]
-        n_either, n_both = end_i - i + end_j - j, 0
-        while i < end_i and j < end_j:
-            left, right = hashes[i], hashes[j]
-            n_both += left == right
-            i += left <= right
-            j += right <= left
+        n_both = _n_shared(hashes, starts_a[pair], ends_a[pair], starts_b[pair], ends_b[pair])
+        n_either = ends_a[pair] - starts_a[pair] + ends_b[pair] - starts_b[pair] - n_both
         if n_either > 0:
-            scores[pair] = n_both / (n_either - n_both)
+            scores[pair] = n_both / n_either
     return scores
+
+
+@jit
+def containment(starts_a: Ints, ends_a: Ints, starts_b: Ints, ends_b: Ints, hashes: Keys) -> tuple[Scores, Scores]:
+    of_a, of_b = np.zeros(len(starts_a)), np.zeros(len(starts_a))
+    for pair in range(len(starts_a)):
+        n_both = _n_shared(hashes, starts_a[pair], ends_a[pair], starts_b[pair], ends_b[pair])
+        if n_both > 0:
+            of_a[pair] = n_both / (ends_a[pair] - starts_a[pair])
+            of_b[pair] = n_both / (ends_b[pair] - starts_b[pair])
+    return of_a, of_b

@@ -52,28 +52,29 @@ def _rows(store: Store, loaded: manifest.Manifest) -> list[dict[str, Any]]:
     return [row for split in manifest.SPLITS for row in manifest.rows(store, loaded, split, _COLUMNS).to_pylist()]
 
 
-def _grams(body: str) -> set[tuple[str, ...]]:
+def _grams(body: str, n_words: int) -> set[tuple[str, ...]]:
     found = [word.lower() for word in words(body)]
-    return set(zip(*(found[start:] for start in range(5)), strict=False))
+    return set(zip(*(found[start:] for start in range(n_words)), strict=False))
 
 
 def _check_every_removal(store: Store, rows: list[dict[str, Any]]) -> int:
-    """Prove each near duplicate by the word 5-grams of its own text and of the kept one's, in plain Python."""
+    """Prove each near duplicate by the word 5-grams of its own text and of the kept one's, and each contained row by their 3-grams."""
     by_id = {row["row_id"]: row for row in rows}
-    gone = [row for row in rows if row["reason"] == "duplicate.jaccard"]
+    gone = [row for row in rows if row["dup_kind"] in ("jaccard", "containment")]
     wanted = {row["row_id"]: row for copy in gone for row in (copy, by_id[copy["dup_of"]])}
     texts = {}
     for shard in {row["shard"] for row in wanted.values()}:
         column = store.read_table(f"corpus/{shard}", ["text"])["text"]
         texts |= {row["row_id"]: column[row["row"]].as_py() for row in wanted.values() if row["shard"] == shard}
-    grams = {row_id: _grams(body) for row_id, body in texts.items()}
     for row in gone:
         kept = by_id[row["dup_of"]]
         assert kept["split"] == "train" or kept["reason"] == "budget"
-        one, other = grams[row["row_id"]], grams[row["dup_of"]]
-        similarity = len(one & other) / len(one | other)
-        assert similarity >= 0.8
-        assert row["dup_similarity"] == pytest.approx(similarity, abs=1e-6)
+        is_contained = row["dup_kind"] == "containment"
+        one, other = (_grams(texts[row_id], 3 if is_contained else 5) for row_id in (row["row_id"], row["dup_of"]))
+        proof = len(one & other) / (len(one) if is_contained else len(one | other))
+        assert proof >= (0.9 - 1e-6 if is_contained else 0.8)
+        assert not is_contained or kept["n_bytes"] >= row["n_bytes"]
+        assert row["dup_similarity"] == pytest.approx(proof, abs=1e-6)
     return len(gone)
 
 
@@ -182,6 +183,7 @@ def test_a_changed_threshold_is_decided_anew_without_reading_text(base, rows):
     assert not [
         row
         for row in orphans
-        if reason[row["row_id"]] not in (None, "budget", "gopher_quality.min_words", "duplicate.exact", "duplicate.jaccard")
+        if reason[row["row_id"]]
+        not in (None, "budget", "gopher_quality.min_words", "duplicate.exact", "duplicate.jaccard", "duplicate.containment")
     ]
     assert again.manifest.info["evalset"] == base[1].manifest.info["evalset"]

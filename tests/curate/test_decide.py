@@ -1,26 +1,30 @@
 """The decision equals its plain Python twin, whatever was counted before, and answers with reasons in the stated order."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.decide import decide, holdout_bound
+from curate.edges import NO_EDGES
 from curate.manifest import COLUMNS, MACROS
 from curate.mix import pool_budgets
 from curate.recipe import Dedup, DomainError, Mix, OwnFamily, Recipe, Select, Source
 from curate.recipe_rules import own_families
 from curate.tokens import mask_key
 from filters import FAMILIES, family
-from tests.curate.decide_twin import decide_twin, hash16
+from tests.curate.decide_twin import Edge, decide_twin, hash16
 
 _SOURCES = (Source("papers", ("x",)), Source("web", ("x",)), Source("wiki", ("x",), role="replay", component="wikipedia"))
+_EDGE = "INSERT INTO edges VALUES (?, ?, ?, ?, ?)"
 _SHARES = {"papers": 0.1, "web": 0.3, "wiki": 0.1}
 
 
@@ -89,7 +93,7 @@ def _connection(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
         ' []::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks FROM given'
     )
     connection.execute('CREATE TABLE frozen (doc_id VARCHAR, "group" VARCHAR)')
-    connection.execute("CREATE TABLE edges (doc_a VARCHAR, doc_b VARCHAR, similarity FLOAT)")
+    connection.execute(NO_EDGES)
     connection.execute("CREATE TABLE counts (doc_id VARCHAR, masks_key VARCHAR, n_tokens INTEGER)")
     return connection
 
@@ -122,8 +126,11 @@ _ROWS = st.lists(
 
 
 # Values that float32 holds exactly, on both sides of the threshold and at it.
+_SHARE = st.sampled_from([0.0, 0.8, 0.875, 0.9, 0.9375, 1.0])
 _EDGES = st.dictionaries(
-    st.tuples(st.integers(0, 24), st.integers(0, 24)), st.sampled_from([0.5, 0.75, 0.8, 0.875, 0.9375, 1.0]), max_size=30
+    st.tuples(st.integers(0, 24), st.integers(0, 24)),
+    st.tuples(st.sampled_from([0.25, 0.5, 0.75, 0.8, 0.875, 0.9375, 1.0]), _SHARE, _SHARE),
+    max_size=40,
 )
 
 
@@ -131,29 +138,78 @@ _LIMITS = st.fixed_dictionaries({name: st.sampled_from([3, None, 1, 6]) for name
 
 
 @settings(max_examples=40, deadline=None)
-@given(given_rows=_ROWS, budget=st.integers(1, 200), counted=st.sets(st.integers(0, 24)), edges=_EDGES, limits=_LIMITS)
+@given(
+    given_rows=_ROWS,
+    budget=st.integers(1, 200),
+    counted=st.sets(st.integers(0, 24)),
+    edges=_EDGES,
+    limits=_LIMITS,
+    containment=st.sampled_from([None, 0.875, 0.9]),
+)
 def test_the_decision_equals_its_twin(
     given_rows: list[dict[str, Any]],
     budget: int,
     counted: set[int],
-    edges: dict[tuple[int, int], float],
+    edges: dict[tuple[int, int], tuple[float, float, float]],
     limits: dict[str, int | None],
+    containment: float | None,
 ) -> None:
     rows = [_row(number, **given) for number, given in enumerate(given_rows)]
-    by_doc = {row["doc_id"]: 10 * int(row["doc_id"][1:]) + 40 for row in rows}
+    by_doc = {row["doc_id"]: 10 * (int(row["doc_id"][1:]) // 3) + 40 for row in rows}
     quality = {row["doc_id"]: row["quality"] for row in rows}  # a fact about the text: the same in all its rows
     for row in rows:
         row["n_bytes"], row["quality"] = by_doc[row["doc_id"]], quality[row["doc_id"]]
-    joined = [(f"d{min(a, b):03d}", f"d{max(a, b):03d}", value) for (a, b), value in edges.items() if a != b]
+    joined = [(f"d{min(a, b):03d}", f"d{max(a, b):03d}", *values) for (a, b), values in edges.items() if a != b]
     joined = list({pair[:2]: pair for pair in joined}.values())
     n_tokens = {doc_id: 1 + n_bytes // 17 for doc_id, n_bytes in by_doc.items()}
     connection, recipe = _connection(rows), _limited(_recipe(budget=budget), limits)
+    recipe = dataclasses.replace(recipe, dedup=Dedup(containment=containment))
     for number in counted:
         connection.execute("INSERT INTO counts VALUES (?, '', ?)", [f"d{number:03d}", n_tokens.get(f"d{number:03d}", 9)])
     for pair in joined:
-        connection.execute("INSERT INTO edges VALUES (?, ?, ?)", list(pair))
+        connection.execute(_EDGE, list(pair))
     _settle(connection, recipe, n_tokens)
-    assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=limits, seed=0, edges=joined)
+    assert _decided(connection) == decide_twin(
+        rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=limits, seed=0, edges=joined, containment=containment
+    )
+    _check_proofs(connection, joined, containment)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(st.tuples(st.sampled_from([40, 50, 60]), st.sampled_from([0.25, 0.5, 0.75])), min_size=3, max_size=6),
+    values=st.lists(st.tuples(st.sampled_from([0.5, 0.5, 0.8, 0.9375]), _SHARE, _SHARE), min_size=15, max_size=15),
+)
+def test_who_stands_for_whom_equals_the_twin_where_every_text_has_an_edge_to_every_other(
+    texts: list[tuple[int, float]], values: list[tuple[float, float, float]]
+) -> None:
+    rows = [_row(number, n_bytes=n_bytes, quality=quality, group="a") for number, (n_bytes, quality) in enumerate(texts)]
+    doc_pairs = itertools.combinations([row["doc_id"] for row in rows], 2)
+    edges = [(*pair, *numbers) for pair, numbers in zip(doc_pairs, values, strict=False)]
+    connection, recipe, n_tokens = _connection(rows), _recipe(), {row["doc_id"]: 1 for row in rows}
+    for edge in edges:
+        connection.execute(_EDGE, list(edge))
+    _settle(connection, recipe, n_tokens)
+    limits = dict.fromkeys(_SHARES, 3)
+    assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=limits, seed=0, edges=edges)
+    _check_proofs(connection, edges, 0.9)
+
+
+def _check_proofs(connection: duckdb.DuckDBPyConnection, edges: list[Edge], containment: float | None) -> None:
+    """A near copy has an edge to the row in its place, which is kept, and longer where it contains the copy."""
+    values = {(a, b): (one, other) for a, b, *shares in edges for a, b, one, other in ((a, b, *shares[:2]), (b, a, shares[0], shares[2]))}
+    columns = "row_id, doc_id, n_bytes, split, reason, dup_of, dup_kind, dup_similarity"
+    by_id = {row["row_id"]: row for row in connection.sql(f"SELECT {columns} FROM decided").to_arrow_table().to_pylist()}
+    for row in by_id.values():
+        if row["dup_kind"] in ("jaccard", "containment"):
+            kept = by_id[row["dup_of"]]
+            assert kept["split"] == "train" or kept["reason"] == "budget"
+            similarity, share = values[row["doc_id"], kept["doc_id"]]
+            proof, least = (similarity, 0.8) if row["dup_kind"] == "jaccard" else (share, containment)
+            assert least is not None
+            assert proof >= least
+            assert row["dup_similarity"] == np.float32(proof)
+            assert row["dup_kind"] == "jaccard" or kept["n_bytes"] >= row["n_bytes"]
 
 
 def test_every_row_has_all_columns_of_a_manifest() -> None:
@@ -318,10 +374,11 @@ def test_order_by_refuses_what_it_does_not_know(order_by: str) -> None:
         decide(connection, _recipe(order_by=order_by))
 
 
-def _near(rows: list[dict[str, Any]], edges: list[tuple[str, str, float]], **more: Any) -> dict[str, tuple[Any, ...]]:
+def _near(rows: list[dict[str, Any]], edges: list[tuple[Any, ...]], **more: Any) -> dict[str, tuple[Any, ...]]:
+    """Decide over edges of two doc_ids, a similarity, and where it matters the shares of the first in the second and of that in it."""
     connection = _connection(rows)
     for pair in edges:
-        connection.execute("INSERT INTO edges VALUES (?, ?, ?)", list(pair))
+        connection.execute(_EDGE, [*pair, 0.0, 0.0][:5])
     _settle(connection, _recipe(**more), {row["doc_id"]: 5 for row in rows})
     found = connection.execute("SELECT row_id, split, reason, dup_of, dup_kind, round(dup_similarity::DOUBLE, 4) FROM decided").fetchall()
     return {row[0]: row[1:] for row in found}
@@ -346,7 +403,7 @@ def test_below_the_threshold_or_without_one_nothing_goes() -> None:
     assert _near(rows, [("d001", "d002", 0.79)])["r002"][0] == "train"
     recipe = dataclasses.replace(_recipe(), dedup=Dedup(threshold=None))
     connection = _connection(rows)
-    connection.execute("INSERT INTO edges VALUES ('d001', 'd002', 1.0)")
+    connection.execute("INSERT INTO edges VALUES ('d001', 'd002', 1.0, 1.0, 1.0)")
     _settle(connection, recipe, {"d001": 5, "d002": 5})
     assert {row[0] for row in _decided(connection).values()} == {"train"}
 
@@ -374,12 +431,78 @@ def test_near_copies_of_held_out_and_frozen_texts_leak() -> None:
     connection = _connection(rows)
     connection.execute("INSERT INTO frozen VALUES ('frozen', 'elsewhere')")
     for other, number in ((f"d{held:03d}", free[0]), ("frozen", free[1])):
-        connection.execute("INSERT INTO edges VALUES (?, ?, 0.8)", sorted([other, f"d{number:03d}"]))
+        connection.execute("INSERT INTO edges VALUES (?, ?, 0.8, 0.0, 0.0)", sorted([other, f"d{number:03d}"]))
     _settle(connection, _recipe(), {row["doc_id"]: 5 for row in rows})
     found = _decided(connection)
     assert [found[f"r{n:03d}"][:2] for n in (held, *free)] == [
         ("holdout", None), ("dropped", "holdout.leak"), ("dropped", "holdout.leak"), ("train", None),
     ]  # fmt: skip
+
+
+def test_a_text_goes_for_the_longer_one_that_contains_it_also_where_it_is_the_better_scored() -> None:
+    rows = [_row(1, quality=0.9, group="a"), _row(2, quality=0.1, n_bytes=400, group="a")]
+    assert _near(rows, [("d001", "d002", 0.3, 0.95, 0.3)])["r001"] == ("dropped", "duplicate.containment", "r002", "containment", 0.95)
+    assert _near(rows, [("d001", "d002", 0.3, 0.9, 0.3)])["r001"][0] == "dropped"  # at the threshold, and 0.9 is no float32
+    assert _near(rows, [("d001", "d002", 0.3, 0.89, 0.3)])["r001"][0] == "train"
+
+
+def test_the_longer_text_never_goes_for_being_contained() -> None:
+    rows = [_row(1, quality=0.9, group="a"), _row(2, n_bytes=400, group="a")]
+    found = _near(rows, [("d001", "d002", 0.3, 0.3, 1.0)])  # the longer one says nothing new, but it says it more often
+    assert found["r001"][0] == found["r002"][0] == "train"
+
+
+def test_similarity_comes_before_containment() -> None:
+    rows = [_row(1, n_bytes=400, group="a"), _row(2, n_bytes=90, group="a"), _row(3, n_bytes=80, group="a")]
+    found = _near(rows, [("d001", "d003", 0.3, 0.3, 1.0), ("d002", "d003", 0.85, 0.9, 0.9)])
+    assert found["r003"] == ("dropped", "duplicate.jaccard", "r002", "jaccard", 0.85)
+
+
+def test_a_row_that_stands_for_near_copies_stays_though_it_is_contained() -> None:
+    rows = [_row(1, n_bytes=400, group="a"), _row(2, n_bytes=90, group="a"), _row(3, n_bytes=80, group="a")]
+    found = _near(rows, [("d001", "d002", 0.3, 0.3, 1.0), ("d002", "d003", 0.85, 0.85, 0.85)])
+    assert found["r002"][0] == "train"
+    assert found["r003"][1:3] == ("duplicate.jaccard", "r002")
+
+
+def test_what_contains_a_row_is_kept_itself() -> None:
+    rows = [_row(number, n_bytes=500 - number, group="a") for number in (1, 2, 3)]
+    chain = [("d001", "d002", 0.3, 0.3, 0.95), ("d002", "d003", 0.3, 0.3, 0.95)]
+    found = _near(rows, chain)
+    assert [found[row_id][0] for row_id in ("r001", "r002", "r003")] == ["train", "dropped", "train"]
+    found = _near(rows, [*chain, ("d001", "d003", 0.3, 0.3, 0.92)])
+    assert found["r003"] == ("dropped", "duplicate.containment", "r001", "containment", 0.92)
+
+
+def test_of_two_longer_texts_the_one_that_holds_more_stands() -> None:
+    rows = [_row(1, n_bytes=500, group="a"), _row(2, n_bytes=400, group="a"), _row(3, group="a")]
+    found = _near(rows, [("d001", "d003", 0.3, 0.1, 0.92), ("d002", "d003", 0.3, 0.1, 0.95)])
+    assert found["r003"][2:] == ("r002", "containment", 0.95)
+
+
+def test_exact_copies_of_a_contained_text_go_by_the_row_that_is_kept() -> None:
+    rows = [_row(1, n_bytes=400, group="a"), _row(2, group="a"), _row(3, doc_id="d002", group="a")]
+    found = _near(rows, [("d001", "d002", 0.3, 0.3, 1.0)])
+    assert found["r002"] == found["r003"] == ("dropped", "duplicate.containment", "r001", "containment", 1.0)
+
+
+def test_containment_is_off_where_the_recipe_says_so() -> None:
+    rows = [_row(1, group="a"), _row(2, group="a")]
+    for dedup in (Dedup(containment=None), Dedup(threshold=None)):
+        connection = _connection(rows)
+        connection.execute(_EDGE, ["d001", "d002", 0.3, 1.0, 1.0])
+        _settle(connection, dataclasses.replace(_recipe(), dedup=dedup), {"d001": 5, "d002": 5})
+        assert {row[0] for row in _decided(connection).values()} == {"train"}
+
+
+@pytest.mark.parametrize("shares", [(1.0, 0.2), (0.2, 1.0)])
+def test_a_text_that_contains_a_held_out_one_or_is_contained_in_it_leaks(shares: tuple[float, float]) -> None:
+    connection = _connection([_row(1), _row(2)])
+    connection.execute("INSERT INTO frozen VALUES ('frozen', 'elsewhere')")
+    connection.execute(_EDGE, ["d001", "frozen", 0.2, *shares])
+    _settle(connection, _recipe(), {"d001": 5, "d002": 5})
+    assert _decided(connection)["r001"][:2] == ("dropped", "holdout.leak")
+    assert _decided(connection)["r002"][0] == "train"
 
 
 def test_order_by_quality_ranks_the_best_first_and_null_last() -> None:

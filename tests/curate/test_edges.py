@@ -1,4 +1,6 @@
-"""Edges are true: every one is proved by the Jaccard of word 5-grams, none is computed twice, and workers and order change nothing."""
+"""Edges are true: every one is proved by the Jaccard of word 5-grams or by contained word 3-grams, none is computed twice, and workers and
+order change nothing.
+"""
 
 import collections
 import itertools
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate import edges, executor
-from curate.annotate import annotate, band_facts
+from curate.annotate import Facts, annotate, band_facts
 from curate.ingest import ingest
 from curate.keepers import keepers
 from curate.recipe import Dedup, Source
@@ -26,9 +28,15 @@ from tests.filters.word_twin import words
 _BANDS = band_facts(Dedup())
 
 
-def _grams(body: str) -> set[tuple[str, ...]]:
+def _grams(body: str, n_words: int = 5) -> set[tuple[str, ...]]:
     found = [word.lower() for word in words(body)]
-    return set(zip(*(found[start:] for start in range(5)), strict=False))
+    return set(zip(*(found[start:] for start in range(n_words)), strict=False))
+
+
+def _containment(one: str, other: str) -> float:
+    """The share of the word 3-grams of one text that are in the other."""
+    a, b = _grams(one, 3), _grams(other, 3)
+    return len(a & b) / len(a)
 
 
 def _jaccard(one: str, other: str) -> float:
@@ -46,19 +54,22 @@ def _family(key: str) -> list[str]:
     return [body, *(_changed(body, every) for every in (6, 15, 30, 50, 90)), body.upper() + " 5 mg", body + " 50 mg"]
 
 
-def _link(store: Store, folder: pathlib.Path, *, workers: int = 1, n_files: int = 1) -> tuple[edges.Linked, dict[tuple[str, str], float]]:
+_Found = dict[tuple[str, str], tuple[float, float, float]]  # similarity, containment of the first text, of the second
+
+
+def _link(store: Store, folder: pathlib.Path, *, workers: int = 1, bands: Facts = _BANDS) -> tuple[edges.Linked, _Found]:
     run = executor.local(workers)
     sources = (Source("a", (str(folder / "*.jsonl"),)),)
     shards = [shard.path.removeprefix("corpus/") for shard in ingest(store, sources, run=run)["a"].shards]
-    annotate(store, shards, [_BANDS], run=run)
+    annotate(store, shards, [bands], run=run)
     connection = duckdb.connect()
     connection.execute('CREATE TABLE frozen (doc_id VARCHAR, "group" VARCHAR, shard VARCHAR, "row" INTEGER)')
     connection.execute('CREATE TABLE rows (doc_id VARCHAR, shard VARCHAR, "row" INTEGER)')
     for shard in shards:
         connection.register("incoming", store.read_table(f"corpus/{shard}", ["doc_id"]))
         connection.execute("INSERT INTO rows SELECT doc_id, ?, row_number() OVER () - 1 FROM incoming", [shard])
-    linked = edges.link(store, connection, _BANDS, run=run)
-    return linked, {(a, b): value for a, b, value in connection.execute("FROM edges").fetchall()}
+    linked = edges.link(store, connection, bands, run=run)
+    return linked, {(a, b): (value, of_a, of_b) for a, b, value, of_a, of_b in connection.execute("FROM edges").fetchall()}
 
 
 def _texts(store: Store) -> dict[str, str]:
@@ -77,16 +88,17 @@ def _write(folder: pathlib.Path, bodies: list[str], *, n_files: int = 1) -> None
 _BODIES = [body for key in ("one", "two", "three") for body in _family(key)] + [text(f"alone{n}", 90) for n in range(40)] + ["too short"]
 
 
-def test_edges_are_the_true_jaccard_of_the_pairs_that_are_near(tmp_path: pathlib.Path) -> None:
+def test_edges_are_the_true_jaccard_and_containment_of_the_pairs_that_are_near(tmp_path: pathlib.Path) -> None:
     _write(tmp_path / "in", _BODIES)
     store = Store(str(tmp_path / "root"))
     linked, found = _link(store, tmp_path / "in")
     texts = _texts(store)
     true = {pair: _jaccard(texts[pair[0]], texts[pair[1]]) for pair in itertools.combinations(sorted(texts), 2) if _grams(texts[pair[0]])}
     assert linked.n_edges == len(found) > 20
-    for pair, value in found.items():
-        assert value == np.float32(true[pair])
-        assert value >= 0.5
+    for (a, b), values in found.items():
+        proofs = true[a, b], _containment(texts[a], texts[b]), _containment(texts[b], texts[a])
+        assert values == tuple(float(np.float32(value)) for value in proofs)
+        assert values[0] >= 0.5 or max(values[1:]) >= 0.8
     near = {pair for pair, value in true.items() if value >= 0.9}
     assert len(near) >= 6
     assert near <= set(found)
@@ -96,8 +108,20 @@ def test_numbers_are_not_folded_and_case_is(tmp_path: pathlib.Path) -> None:
     body = text("dose", 60)
     _write(tmp_path / "in", [body, body.upper(), body + " take 5 mg a day", body + " take 50 mg a day"])
     _, found = _link(Store(str(tmp_path / "root")), tmp_path / "in")
-    assert sorted(found.values())[-1] == 1.0  # equal but for the case
-    assert sum(value == 1.0 for value in found.values()) == 1
+    assert [values for values in found.values() if values[0] == 1.0] == [(1.0, 1.0, 1.0)]  # equal but for the case
+
+
+def test_a_text_inside_a_longer_one_is_an_edge_of_low_similarity(tmp_path: pathlib.Path) -> None:
+    inside = [text(f"inside{number}", 80) for number in range(10)]
+    _write(tmp_path / "in", [*inside, *(f"{body} {text(f'more{number}', 240)}" for number, body in enumerate(inside))])
+    store = Store(str(tmp_path / "root"))
+    _, found = _link(store, tmp_path / "in", bands=band_facts(Dedup(bands=100, rows=1)))  # the default ones find few pairs so unlike
+    bodies = _texts(store)
+    assert len(found) == len(inside)
+    for (a, b), (similarity, of_a, of_b) in found.items():
+        of_short, of_long = (of_a, of_b) if len(bodies[a]) < len(bodies[b]) else (of_b, of_a)
+        assert of_short == 1.0
+        assert max(similarity, of_long) < 0.4
 
 
 @pytest.mark.parametrize(("workers", "n_files", "order"), [(2, 1, 1), (1, 5, -1), (4, 7, 1)])

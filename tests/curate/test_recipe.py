@@ -150,6 +150,45 @@ def test_domains_that_extend_each_other_are_refused(store):
         read_recipe(store, domain="a")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["dedup.bands=20"], "dedup.bands is given and dedup.rows is not; give both, or neither and a dedup.profile"),
+        (["dedup.rows=8"], "dedup.rows is given and dedup.bands is not"),
+        (["dedup.bands=0", "dedup.rows=8"], "dedup.bands is 0; it takes a whole number of at least 1"),
+        (['dedup.profile="strikt"'], "dedup.profile is 'strikt'; allowed: recall, strict. Did you mean 'strict'?"),
+        (['dedup.profile="strict"', "dedup.threshold=0.7"], "but 26 x 11 bands are made for 0.8"),
+        (["dedup.bands=26", "dedup.rows=11", "dedup.threshold=0.75"], "but 26 x 11 bands are made for 0.8"),
+        (["dedup.containment=0.7"], "dedup.containment is 0.7; it takes a share of word 3-grams from 0.8 to 1, or false for none"),
+    ],
+)
+def test_mistakes_in_dedup(store, settings, message):
+    with pytest.raises(DomainError) as error:
+        _read(store, _BASE, settings=settings)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bands_and_rows_are_given_or_by_the_profile_and_enter_a_decision_as_numbers(store):
+    for settings, shape in [
+        ([], (14, 8)),
+        (['dedup.profile="strict"'], (26, 11)),
+        (['dedup.profile="strict"', "dedup.bands=27", "dedup.rows=7"], (27, 7)),
+    ]:
+        recipe = _read(store, _BASE, settings=settings)
+        assert recipe.dedup.shape == shape
+        assert (portable(recipe)["dedup"]["bands"], portable(recipe)["dedup"]["rows"]) == shape
+        assert "profile" not in portable(recipe)["dedup"]
+
+
+def test_a_decision_that_looks_at_no_containment_is_written_as_before_there_was_any(store):
+    assert portable(_read(store, _BASE))["dedup"]["containment"] == 0.9
+    for setting in ("dedup.containment=false", "dedup.threshold=false"):
+        recipe = _read(store, _BASE, settings=[setting])
+        assert recipe.dedup.contained_from is None
+        assert set(portable(recipe)["dedup"]) == {"threshold", "bands", "rows", "seed"}
+
+
 @pytest.mark.parametrize("more", [{"sources": ["novalue"]}, {"settings": ["novalue"]}, {"settings": ["sources.wiki.role=candidate"]}])
 def test_mistakes_on_the_command_line(store, more):
     with pytest.raises(DomainError):

@@ -37,6 +37,11 @@ def test_the_tables_hold_what_they_say(root):
     words = 'SELECT count(*) AS n FROM manifest JOIN signals USING (shard, "row") WHERE n_words <> statistics.n_words'
     assert select(connection, words).to_pylist() == [{"n": 0}]
     assert select(connection, "SELECT version, sample FROM versions").to_pylist() == [{"version": "v1", "sample": False}]
+    found = select(
+        connection, "SELECT doc_a, doc_b, similarity, greatest(containment_a, containment_b) AS containment FROM edges"
+    ).to_pylist()
+    assert found
+    assert all(row["similarity"] >= 0.5 or row["containment"] >= 0.8 for row in found)
     assert select(connection, "SELECT run, config_lr FROM runs").to_pylist() == [{"run": "r1", "config_lr": 0.1}]
     assert select(connection, "SELECT loss FROM metrics ORDER BY step").to_pylist() == [{"loss": 2.5}, {"loss": 2.0}]
     assert select(connection, "SELECT count(*) AS n FROM evaluations").to_pylist() == [{"n": 0}]

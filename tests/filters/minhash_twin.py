@@ -40,8 +40,8 @@ def word_hash(word: str) -> int:
     return hashed
 
 
-def shingles(text: str) -> list[int]:
-    """Distinct runs of five words, as hashes in ascending order.
+def shingles(text: str, n_words: int = 5) -> list[int]:
+    """Distinct runs of so many words, as hashes in ascending order.
 
     >>> shingles("one two three FOUR five") == shingles("One, two-three: four; five!")
     True
@@ -50,9 +50,9 @@ def shingles(text: str) -> list[int]:
     """
     hashes = [word_hash(word) for word in words(text)]
     found = set()
-    for first in range(len(hashes) - 4):
+    for first in range(len(hashes) - n_words + 1):
         hashed = 0
-        for word in hashes[first : first + 5]:
+        for word in hashes[first : first + n_words]:
             hashed = (hashed * MULTIPLIER + word) % 2**64
         found.add(hashed)
     return sorted(found)
@@ -86,3 +86,13 @@ def band_keys(text: str, bands: int, rows: int, seed: int) -> list[int] | None:
 def jaccard(left: set[int], right: set[int]) -> float:
     """Shared elements per element of either set; 0 where both are empty."""
     return len(left & right) / len(left | right) if left or right else 0.0
+
+
+def containment(left: set[int], right: set[int]) -> float:
+    """The share of the left set's elements that are in the right one, too; 0 where it is empty.
+
+    >>> small, large = set(shingles("two three four five", 3)), set(shingles("one two three four five six", 3))
+    >>> containment(small, large), containment(large, small)
+    (1.0, 0.5)
+    """
+    return len(left & right) / len(left) if left else 0.0

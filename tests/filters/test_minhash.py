@@ -81,6 +81,13 @@ def test_shingles_are_those_of_the_twin(column):
     assert runs(*minhash.shingles(TextBatch.from_arrow(column))) == [twin.shingles(text) for text in plain(column)]
 
 
+@given(st.lists(sentences(), max_size=5), st.integers(1, 6))
+@example(list(GOLDEN_TEXTS), 3)
+def test_shingles_of_any_length_are_those_of_the_twin(documents, n_words):
+    found = runs(*minhash.shingles(batch_of(*documents), n_words=n_words))
+    assert found == [twin.shingles(text, n_words) for text in documents]
+
+
 @given(st.lists(st.one_of(sentences(), texts()), max_size=5), st.integers(0, 2**32 - 1))
 @example(list(GOLDEN_TEXTS), 1)
 def test_signatures_and_band_keys_are_those_of_the_twin(documents, seed):
@@ -194,13 +201,24 @@ def test_sorting_leaves_each_value_once(values):
 
 
 @given(st.lists(st.sets(st.integers(0, 20), max_size=15), min_size=1, max_size=6))
-def test_jaccard_is_that_of_sets(sets):
+def test_jaccard_and_containment_are_those_of_sets(sets):
     hashes = np.array([value for found in sets for value in sorted(found)], np.uint64)
     ends = np.cumsum([len(found) for found in sets])
     starts = ends - [len(found) for found in sets]
     left, right = (side.reshape(-1) for side in np.indices((len(sets), len(sets))))
     scores = minhash.jaccard(starts[left], ends[left], starts[right], ends[right], hashes)
     assert scores.tolist() == [twin.jaccard(sets[i], sets[j]) for i, j in zip(left, right, strict=True)]
+    of_left, of_right = minhash.containment(starts[left], ends[left], starts[right], ends[right], hashes)
+    assert of_left.tolist() == [twin.containment(sets[i], sets[j]) for i, j in zip(left, right, strict=True)]
+    assert of_right.tolist() == [twin.containment(sets[j], sets[i]) for i, j in zip(left, right, strict=True)]
+
+
+@given(st.lists(sentences(), min_size=2, max_size=2))
+def test_containment_of_texts_is_that_of_the_twin(documents):
+    starts, hashes = minhash.shingles(batch_of(*documents), n_words=minhash.CONTAINED_WORDS)
+    of_left, of_right = minhash.containment(starts[:1], starts[1:2], starts[1:2], starts[2:], hashes)
+    left, right = (set(twin.shingles(text, 3)) for text in documents)
+    assert (of_left[0], of_right[0]) == (twin.containment(left, right), twin.containment(right, left))
 
 
 def test_jaccard_reads_hashes_mapped_from_a_file(tmp_path):
