@@ -106,7 +106,9 @@ class ShingleSets:
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="the same: the sets are always read whole")
+    parser.parse_args()
     if not SETS_DIR.is_dir():
         print("left out: ../shared/corpora is not here")
         return 0

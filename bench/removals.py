@@ -1,6 +1,6 @@
 """Are the near duplicates that a real build removes really copies? Removed and kept text side by side, for people to judge.
 
-    python bench/removals.py [--root DIR] [--n 200] [--seed 0] [--out removals.txt]
+    python bench/removals.py --full [--root DIR] [--n 200] [--seed 0] [--out removals.txt]
 
 Builds tests/recipes/real.toml (a root that has this version is read as it is), draws removals by hash of their row_id, and writes each
 beside the row that stands for it: words of the one that the other lacks in [- -] and {+ +}, long equal stretches cut short. The file
@@ -43,12 +43,16 @@ Row = dict[str, Any]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="do it: it takes a build of the real corpus")
     parser.add_argument("--root", metavar="DIR", help="where to build (default: a temporary folder)")
     parser.add_argument("--n", type=int, default=200, help="how many removals to draw (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--out", metavar="PATH", default="removals.txt", help="file to write (default: removals.txt)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes of the build (default: 2)")
     args = parser.parse_args()
+    if not args.full:
+        print("left out: --full builds the real recipe and writes removals.txt")
+        return 0
     if not CORPORA.is_dir():
         print("left out: ../shared/corpora is not here")
         return 0
