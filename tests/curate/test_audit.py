@@ -424,6 +424,7 @@ def test_an_unreadable_reference_is_not_audited(tmp_path):
         _audit(tmp_path / "root", file, of=("boo",))
 
 
+@pytest.mark.slow
 def test_the_sample_can_be_audited_under_a_remote_root(tmp_path):
     """Sources are read from this machine, so that is where the sample goes."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

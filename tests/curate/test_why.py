@@ -6,7 +6,6 @@ import json
 import pathlib
 import shutil
 import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from curate.sql import connect
 from curate.store import Store
 from curate.why import explain, word_diff
 from curate.why_print import print_explanation, shortened
+from tests.curate.commands import curate
 from tests.curate.corpora import text, write_corpus, write_jsonl
 
 _HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]not bold[/] \u202eback \u009b2J \\[x] :smile:"
@@ -381,7 +381,7 @@ def test_a_diff_of_long_texts_is_of_their_first_words():
 
 
 def _curate(root: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "curate", "why", *arguments, "--root", str(root)], capture_output=True, text=True)
+    return curate("why", *arguments, "--root", str(root), cwd=root)
 
 
 def test_json_is_the_same_as_plain_values_and_ascii(root):
