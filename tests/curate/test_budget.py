@@ -108,6 +108,7 @@ def test_the_limit_of_a_source_stands_in_place_of_the_recipes(tmp_path, copied):
     assert _build(tmp_path, copied, "dedup.max_share=0", "sources.second.max_dedup_share=0.6").is_new
 
 
+@pytest.mark.slow
 def test_the_command_exits_1_with_one_error_line_and_accept_goes_on(tmp_path, copied):
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "curate", "build", "--recipe", copied, "--workers", "1", *more]

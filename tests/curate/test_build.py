@@ -100,9 +100,9 @@ def test_papers_and_abstracts_of_one_article_stay_together(base):
     ("workers", "shape"),
     [
         (2, {}),
-        (4, {"n_files": 5}),
-        (1, {"reverse": True}),
-        (1, {"n_files": 1, "formats": ("parquet",)}),
+        pytest.param(4, {"n_files": 5}, marks=pytest.mark.slow),
+        pytest.param(1, {"reverse": True}, marks=pytest.mark.slow),
+        pytest.param(1, {"n_files": 1, "formats": ("parquet",)}, marks=pytest.mark.slow),
         (2, {"n_files": 3, "formats": ("parquet", "jsonl", "jsonl.gz"), "reverse": True}),
     ],
 )

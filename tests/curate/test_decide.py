@@ -175,6 +175,7 @@ def test_the_decision_equals_its_twin(
     _check_proofs(connection, joined, containment)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     texts=st.lists(st.tuples(st.sampled_from([40, 50, 60]), st.sampled_from([0.25, 0.5, 0.75])), min_size=3, max_size=6),
