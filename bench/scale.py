@@ -13,20 +13,17 @@ Fails when the rules keep another number of rows of a copy than of the first, or
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import random
 import re
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from common.memory import Watch
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +37,6 @@ from curate.store import Store
 _REAL = pathlib.Path(__file__).resolve().parents[1] / "tests" / "recipes" / "real.toml"
 _MIXED_LETTERS = b"cgjklmpqrsuxyz"  # not in: the be to of and that have with
 _BATCH_ROWS = 20_000
-_SAMPLE_S = 0.1
 _RECIPE = """
 extends = "medical"
 domain = "scale"
@@ -151,45 +147,10 @@ def _build(root: pathlib.Path, workers: int) -> tuple[float, float, str]:
         "--workers",
         str(workers),
     ]
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    log, peaks, is_done = ["start"], {"start": 0.0}, threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process.pid, log, peaks, is_done))
-    watcher.start()
-    assert process.stderr is not None
-    log.extend(process.stderr)
-    is_done.set()
-    watcher.join()
-    if process.wait():
-        sys.exit(f"the build failed:\n{''.join(log)}")
-    print("  peak MB by what was said last: " + ", ".join(f"{stage} {mb:,.0f}" for stage, mb in peaks.items()))
-    return time.monotonic() - started, max(peaks.values()), "".join(log)
-
-
-def _watch(pid: int, log: list[str], peaks: dict[str, float], is_done: threading.Event) -> None:
-    while not is_done.wait(_SAMPLE_S):
-        stage, mb = log[-1].split(":")[0].strip(), sum(_proportional_mb(one) for one in _tree(pid))
-        peaks[stage] = max(peaks.get(stage, 0.0), mb)
-
-
-def _tree(pid: int) -> list[int]:
-    found = [pid]
-    for parent in found:
-        try:
-            for task in os.listdir(f"/proc/{parent}/task"):
-                found += map(int, pathlib.Path(f"/proc/{parent}/task/{task}/children").read_text().split())
-        except OSError:
-            continue
-    return found
-
-
-def _proportional_mb(pid: int) -> float:
-    try:
-        rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-    return int(match[1]) / 1024 if match else 0.0
+    watch = Watch()
+    watch.run(command)
+    print(f"  peak MB by what was said last: {watch.told()}")
+    return watch.seconds, watch.peak_mb, "".join(watch.log)
 
 
 def _passed(root: pathlib.Path) -> list[int]:
