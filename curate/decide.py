@@ -18,7 +18,7 @@ from curate.keepers import keepers
 from curate.manifest import COLUMNS, share_key
 from curate.mix import pool_budgets
 from curate.recipe import DOMAIN_COMPONENT, FAMILY_NAME, DomainError, Recipe
-from filters import FAMILIES
+from filters import CORPUS_FAMILIES, FAMILIES
 from filters.spec import Family
 
 # Tokens that one byte is taken for where a source has no count yet. Only how much is counted at once depends on it.
@@ -48,6 +48,7 @@ def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | No
         "threshold": _float(recipe.dedup.threshold),
         "containment": _float(recipe.dedup.contained_from),
         "keeper_order": _KEEPER_ORDER,
+        "has_near": _has_near(recipe),
         "signals": _signal_columns(connection, recipe),
         "order_value": order_value,
         "direction": direction,
@@ -90,9 +91,9 @@ def _order(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> tuple[str, 
     if column == "random":
         return f"hash_key('order|{recipe.seed}', doc_id)", direction
     unknown = DomainError(f"select.order_by names {column!r}, which is no column here; allowed: {allowed}")
-    if match[2] and match[2] not in (*FAMILIES, *recipe.families):
+    if match[2] and match[2] not in (*FAMILIES, *CORPUS_FAMILIES, *recipe.families):
         raise unknown
-    if match[2] in recipe.families and match[2] not in recipe.families_to_compute():
+    if match[2] and match[2] not in recipe.families_to_compute():
         raise DomainError(f"select.order_by names {column!r}, but {match[2]!r} is computed only where rules name it; add it to rules")
     expression = _signal(match[2], match[3]) if match[2] else column
     try:
@@ -104,8 +105,14 @@ def _order(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> tuple[str, 
 
 def _signal_columns(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> str:
     """Name the columns of signals, which no step after the rules reads and which are half of a row."""
-    columns = connection.sql("SELECT * FROM rows LIMIT 0").columns
-    return ", ".join(f'"{name}"' for name in columns if name in FAMILIES or name in recipe.families)
+    columns, families = connection.sql("SELECT * FROM rows LIMIT 0").columns, recipe.families_to_compute()
+    return ", ".join(f'"{name}"' for name in columns if name in families)
+
+
+def _has_near(recipe: Recipe) -> str:
+    """Say as SQL which rows may go for one that is alike, or stand for one."""
+    exact_only = [source.name for source in recipe.decided_sources() if not source.near_duplicates]
+    return f"source NOT IN ({_texts(exact_only)})" if exact_only else "true"
 
 
 def families_read(recipe: Recipe) -> tuple[str, ...]:
@@ -203,7 +210,7 @@ FROM reasoned
 _STANDING = """
 CREATE OR REPLACE TABLE standing AS
 SELECT row_id, doc_id, n_bytes, row_number() OVER (ORDER BY {keeper_order}) - 1 AS number FROM marked
-WHERE exact_keeper = row_id AND doc_id IN (SELECT doc_a FROM edges UNION ALL SELECT doc_b FROM edges);
+WHERE exact_keeper = row_id AND {has_near} AND doc_id IN (SELECT doc_a FROM edges UNION ALL SELECT doc_b FROM edges);
 CREATE OR REPLACE TABLE near (doc_id VARCHAR, keeper VARCHAR, near_similarity FLOAT, near_kind VARCHAR)
 """
 

@@ -8,7 +8,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curate.recipe import (
@@ -28,6 +28,7 @@ from curate.recipe import (
     Holdout,
     Mix,
     OwnFamily,
+    Paragraphs,
     Quality,
     Quarantine,
     Recipe,
@@ -46,12 +47,14 @@ from curate.recipe_rules import (
     resolved_thresholds,
     rule_families,
 )
+from filters import CORPUS_FAMILIES, family
 from filters.minhash import fitting_bands, least_threshold, recall
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _SECTIONS: dict[str, type] = {
     "holdout": Holdout,
     "dedup": Dedup,
+    "paragraphs": Paragraphs,
     "quality": Quality,
     "select": Select,
     "mix": Mix,
@@ -70,14 +73,14 @@ def build_recipe(table: Mapping[str, Any], *, is_sample: bool) -> Recipe:
         raise DomainError(f"domain {table['domain']!r} is not a name; use letters, digits, '.', '_' and '-'")
     if not isinstance(table["sources"], Mapping):
         raise DomainError(f"sources is {table['sources']!r}, but it is a table; write [sources.NAME] with a path")
-    sections = {key: _section(cls, table.get(key, {}), key) for key, cls in _SECTIONS.items()}
+    sections = {key: _section(cls, table.get(key, {}), key, beside=_rules_beside(key)) for key, cls in _SECTIONS.items()}
     plain = {key: table[key] for key in ("seed", "evalset") if key in table}
     rules = read_families(table.get("rules", Recipe.__dataclass_fields__["rules"].default), known, where="rules")
     scorers = tuple(table.get("scorers", ()))
     for name in scorers:
         _one_of(name, SCORERS, "scorers")
     sources = tuple(_source(name, spec, known, own) for name, spec in table["sources"].items())
-    given = {name: read_thresholds(name, table[name], own, where=name) for name in known if name in table}
+    given = {name: read_thresholds(name, _limits(name, table[name]), own, where=name) for name in known if name in table}
     named = dict.fromkeys([*rules, *(name for source in sources for name in source.rules or ())])
     recipe = Recipe(
         domain=table["domain"],
@@ -94,12 +97,23 @@ def build_recipe(table: Mapping[str, Any], *, is_sample: bool) -> Recipe:
     return recipe
 
 
-def _section(cls: type, table: Any, where: str) -> Any:
+def _section(cls: type, table: Any, where: str, *, beside: Sequence[str] = ()) -> Any:
+    known = [*_names(cls), *beside]
     if not isinstance(table, Mapping):
-        raise DomainError(f"{where} is {table!r}, but it is a table; write [{where}] with keys {', '.join(_names(cls))}")
-    refuse_unknown(table, _names(cls), where=f"[{where}]")
+        raise DomainError(f"{where} is {table!r}, but it is a table; write [{where}] with keys {', '.join(known)}")
+    refuse_unknown(table, known, where=f"[{where}]")
     hints = typing.get_type_hints(cls)
-    return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in table.items()})
+    return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in table.items() if key not in beside})
+
+
+def _rules_beside(section: str) -> list[str]:
+    """Name the rules whose limits stand in a table with settings, because the settings are those of their family."""
+    return [rule.name for rule in family(section).rules] if section in CORPUS_FAMILIES else []
+
+
+def _limits(name: str, table: Any) -> Any:
+    """Leave the limits of rules of a table that may hold settings, too."""
+    return {key: table[key] for key in table if key in _rules_beside(name)} if name in _SECTIONS else table
 
 
 def _source(name: str, spec: Any, known: list[str], own: Mapping[str, OwnFamily]) -> Source:
@@ -175,6 +189,8 @@ def _check(recipe: Recipe) -> None:
         ("dedup.rows", 1 if recipe.dedup.rows is None else recipe.dedup.rows, 1),
         ("dedup.seed", recipe.dedup.seed, 0),
         ("dedup.max_copies", recipe.dedup.max_copies, 1),
+        ("paragraphs.min_words", recipe.paragraphs.min_words, 1),
+        ("paragraphs.max_documents", recipe.paragraphs.max_documents, 1),
         ("quality.dim", recipe.quality.dim, 1),
         ("quality.epochs", recipe.quality.epochs, 1),
         ("quality.word_ngrams", recipe.quality.word_ngrams, 1),

@@ -80,7 +80,7 @@ def _views(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest
 
 
 def _signals_view(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest, names: list[str], place: str, files: str) -> None:
-    """Signals of the shipped families as they are computed now, of a recipe's own ones as its version was decided by them."""
+    """Signals of the shipped families as they are computed now, of a recipe's own and of the corpus as its version was decided by them."""
     shipped = {name: facts_of({}, name) for name in FAMILIES}
     families = {name: (facts.folder, facts.schema.names) for name, facts in shipped.items()}
     families |= {name: (entry["folder"], entry["signals"]) for name, entry in chosen.info.get("families", {}).items()}

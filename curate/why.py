@@ -25,7 +25,7 @@ from curate.families import facts_of
 from curate.manifest import Manifest, ManifestError, attach, load, versions
 from curate.recipe import DOMAIN_COMPONENT
 from curate.store import Store
-from filters import FAMILIES, family
+from filters import CORPUS_FAMILIES, FAMILIES, family
 from filters.spec import Rule
 
 _ID = re.compile(r"[0-9a-f]{8,32}")
@@ -224,9 +224,11 @@ def _rules(store: Store, manifest: Manifest, row: Mapping[str, Any], remarks: li
 def _family(
     store: Store, manifest: Manifest, name: str, row: Mapping[str, Any], remarks: list[str]
 ) -> tuple[Sequence[Rule], dict[str, Any] | None]:
-    """Give the rules of a family, in order, and a row's signals: of a recipe's own as its version was decided by, else as of now."""
+    """Give the rules of a family, in order, and a row's signals: of a recipe's own or of the corpus as its version was decided by, else as
+    of now."""
     if own := manifest.info.get("families", {}).get(name):
-        rules, folder, columns = _OWN_RULES.get(own["kind"], ()), own["folder"], own["signals"]
+        rules = family(name).rules if name in CORPUS_FAMILIES else _OWN_RULES.get(own["kind"], ())
+        folder, columns = own["folder"], own["signals"]
     elif name in FAMILIES:
         facts = facts_of({}, name)
         rules, folder, columns = family(name).rules, facts.folder, facts.schema.names

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from curate import recipe as recipes
-from filters import FAMILIES, family
+from filters import CORPUS_FAMILIES, FAMILIES, family
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGES = [_ROOT / "README.md", _ROOT / "manifests" / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -27,7 +27,7 @@ def _table(section: str) -> dict[str, str]:
     ("section", "cls"),
     [
         ("[select]", recipes.Select), ("[mix]", recipes.Mix), ("[holdout]", recipes.Holdout),
-        ("[dedup]", recipes.Dedup), ("[quality]", recipes.Quality),
+        ("[dedup]", recipes.Dedup), ("[paragraphs]", recipes.Paragraphs), ("[quality]", recipes.Quality),
         ("[tokenizer]", recipes.TokenizerChoice), ("[quarantine]", recipes.Quarantine),
     ],
 )  # fmt: skip
@@ -36,7 +36,7 @@ def test_the_recipe_page_has_every_key_with_its_default(section, cls):
     assert set(shown) == {field.name for field in dataclasses.fields(cls)}
     for field in dataclasses.fields(cls):
         if isinstance(field.default, int | float):
-            assert shown[field.name] == f"`{field.default:g}`" or shown[field.name] == f"`{field.default}`"
+            assert shown[field.name] == f"`{field.default:g}`" or shown[field.name] == f"`{str(field.default).lower()}`"
         elif isinstance(field.default, str):
             assert shown[field.name] == f'`"{field.default}"`'
 
@@ -49,9 +49,10 @@ def test_the_recipe_page_has_every_key_of_a_source_of_a_family_and_of_the_top():
 
 
 def test_the_recipe_page_has_every_rule():
-    rules = [(name, rule) for name in FAMILIES for rule in family(name).rules]
+    known = FAMILIES | CORPUS_FAMILIES
+    rules = [(name, rule) for name in known for rule in family(name).rules]
     shown = _table("[FAMILY]")
-    off = {name: shown.pop(name) for name in list(shown) if name in FAMILIES}
+    off = {name: shown.pop(name) for name in list(shown) if name in known}
     assert shown == {f"{name}.{rule.name}": f"`{rule.threshold:g}`" for name, rule in rules if rule.threshold is not None}
     assert [(name, rule) for name, text in off.items() for rule in re.findall(r"`(\w+)`", text)] == [
         (name, rule.name) for name, rule in rules if rule.threshold is None

@@ -145,6 +145,7 @@ _LIMITS = st.fixed_dictionaries({name: st.sampled_from([3, None, 1, 6]) for name
     edges=_EDGES,
     limits=_LIMITS,
     containment=st.sampled_from([None, 0.875, 0.9]),
+    exact_only=st.sampled_from([(), ("wiki",), ("papers", "web")]),
 )
 def test_the_decision_equals_its_twin(
     given_rows: list[dict[str, Any]],
@@ -153,6 +154,7 @@ def test_the_decision_equals_its_twin(
     edges: dict[tuple[int, int], tuple[float, float, float]],
     limits: dict[str, int | None],
     containment: float | None,
+    exact_only: tuple[str, ...],
 ) -> None:
     rows = [_row(number, **given) for number, given in enumerate(given_rows)]
     by_doc = {row["doc_id"]: 10 * (int(row["doc_id"][1:]) // 3) + 40 for row in rows}
@@ -163,14 +165,23 @@ def test_the_decision_equals_its_twin(
     joined = list({pair[:2]: pair for pair in joined}.values())
     n_tokens = {doc_id: 1 + n_bytes // 17 for doc_id, n_bytes in by_doc.items()}
     connection, recipe = _connection(rows), _limited(_recipe(budget=budget), limits)
-    recipe = dataclasses.replace(recipe, dedup=Dedup(containment=containment))
+    sources = [dataclasses.replace(source, near_duplicates=source.name not in exact_only) for source in recipe.sources]
+    recipe = dataclasses.replace(recipe, sources=tuple(sources), dedup=Dedup(containment=containment))
     for number in counted:
         connection.execute("INSERT INTO counts VALUES (?, '', ?)", [f"d{number:03d}", n_tokens.get(f"d{number:03d}", 9)])
     for pair in joined:
         connection.execute(_EDGE, list(pair))
     _settle(connection, recipe, n_tokens)
     assert _decided(connection) == decide_twin(
-        rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=limits, seed=0, edges=joined, containment=containment
+        rows,
+        n_tokens,
+        pool_budgets(recipe),
+        shares=_SHARES,
+        min_words=limits,
+        seed=0,
+        edges=joined,
+        containment=containment,
+        exact_only=exact_only,
     )
     _check_proofs(connection, joined, containment)
 
