@@ -8,13 +8,14 @@ that come first by doc_id, so that a template shared by 100,000 documents costs 
 
 Cost: 12 bytes per text and band through one hash aggregation and one self join in DuckDB, which spill; then the texts of pairs that
 are new are read once, shard by shard, and their shingles (8 bytes each, some 2.4 times the text) are spooled to one file; a pair costs
-two merges of two sorted runs (2 ns a shingle) in that file, memory-mapped, for 100,000 pairs at a time.
+two merges of two sorted runs (2 ns a shingle) in that file, which is memory-mapped and let go every 2,000 pairs.
 """
 
 import dataclasses
 import fcntl
 import functools
 import hashlib
+import mmap
 import os
 import pathlib
 import sys
@@ -35,6 +36,7 @@ from filters.columns import TextBatch
 
 HOT_BAND = 64
 _CHUNK_PAIRS = 100_000
+_MAPPED_PAIRS = 2_000  # then the pages that they touched are let go: a touch maps up to 64 kB
 _BATCH_ROWS = 4096
 _FOLDER = f"cache/edges/jaccard-containment-v{minhash.VERSION}"
 _NUMBERS = ("similarity", "containment_a", "containment_b")
@@ -157,12 +159,22 @@ def _append(spool: BinaryIO, hashes: np.ndarray) -> int:
 def _verify_chunk(store_url: str, folder: pathlib.Path, chunk: int) -> None:
     pairs = np.load(folder / f"pairs-{chunk}.npy")
     of_a, of_b = np.load(folder / "texts.npy", mmap_mode="r")[pairs]
-    hashes = np.memmap(folder / "shingles.bin", np.uint64, mode="r").view(np.ndarray)
-    numbers = (minhash.jaccard(*_places(of_a, of_b, 5), hashes), *minhash.containment(*_places(of_a, of_b, 3), hashes))
+    numbers = np.empty((len(_NUMBERS), len(of_a)), np.float32)
+    with open(folder / "shingles.bin", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as spool:
+        for start in range(0, len(of_a), _MAPPED_PAIRS):
+            part = slice(start, start + _MAPPED_PAIRS)
+            _compare(of_a[part], of_b[part], spool, numbers[:, part])
+            spool.madvise(mmap.MADV_DONTNEED)
     names = [one["doc_id"].tobytes() for one in (of_a, of_b)]
-    found = [_texts_of_32(one) for one in names] + [pa.array(one.astype(np.float32)) for one in numbers]
+    found = [_texts_of_32(one) for one in names] + [pa.array(one) for one in numbers]
     name = hashlib.sha256(b"".join(names)).hexdigest()[:32]
     Store(store_url).write_table(f"{_FOLDER}/{name}.parquet", pa.table(found, schema=_VERIFIED))
+
+
+def _compare(of_a: np.ndarray, of_b: np.ndarray, spool: mmap.mmap, numbers: np.ndarray) -> None:
+    hashes = np.frombuffer(spool, np.uint64)
+    numbers[0] = minhash.jaccard(*_places(of_a, of_b, 5), hashes)
+    numbers[1:] = minhash.containment(*_places(of_a, of_b, 3), hashes)
 
 
 def _places(of_a: np.ndarray, of_b: np.ndarray, n_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
