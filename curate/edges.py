@@ -8,7 +8,7 @@ that come first by doc_id, so that a template shared by 100,000 documents costs 
 
 Cost: 12 bytes per text and band through one hash aggregation and one self join in DuckDB, which spill; then the texts of pairs that
 are new are read once, shard by shard, and their shingles (8 bytes each, some 2.4 times the text) are spooled to one file; a pair costs
-two merges of two sorted runs (2 ns a shingle) in that file, which is memory-mapped and let go every 2,000 pairs.
+two merges of two sorted runs (2 ns a shingle) in that file, which is memory-mapped and let go every 500 pairs.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from filters.columns import TextBatch
 
 HOT_BAND = 64
 _CHUNK_PAIRS = 100_000
-_MAPPED_PAIRS = 2_000  # then the pages that they touched are let go: a touch maps up to 64 kB
+_MAPPED_PAIRS = 500  # then the pages that they touched are let go: a touch maps up to 64 kB
 _BATCH_ROWS = 4096
 _FOLDER = f"cache/edges/jaccard-containment-v{minhash.VERSION}"
 _NUMBERS = ("similarity", "containment_a", "containment_b")
