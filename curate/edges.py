@@ -8,13 +8,14 @@ that come first by doc_id, so that a template shared by 100,000 documents costs 
 
 Cost: 12 bytes per text and band through one hash aggregation and one self join in DuckDB, which spill; then the texts of pairs that
 are new are read once, shard by shard, and their shingles (8 bytes each, some 2.4 times the text) are spooled to one file; a pair costs
-two merges of two sorted runs (2 ns a shingle) in that file, which is memory-mapped and let go every 500 pairs.
+two merges of two sorted runs (2 ns a shingle) in that file, which is memory-mapped and let go every 500 texts.
 """
 
 import dataclasses
 import fcntl
 import functools
 import hashlib
+import itertools
 import mmap
 import os
 import pathlib
@@ -36,7 +37,7 @@ from filters.columns import TextBatch
 
 HOT_BAND = 64
 _CHUNK_PAIRS = 100_000
-_MAPPED_PAIRS = 500  # then the pages that they touched are let go: a touch maps up to 64 kB
+_MAPPED_TEXTS = 500  # then the pages that were touched are let go: a touch maps up to 64 kB
 _BATCH_ROWS = 4096
 _FOLDER = f"cache/edges/jaccard-containment-v{minhash.VERSION}"
 _NUMBERS = ("similarity", "containment_a", "containment_b")
@@ -116,8 +117,9 @@ def _verify(store: Store, connection: duckdb.DuckDBPyConnection, run: Run) -> No
         connection.execute(f"COPY ({_WANTED}) TO '{folder}/wanted.parquet' (FORMAT parquet)")
         shards = connection.execute(_WANTED_SHARDS).fetchall()
         run.here(shards, functools.partial(_spool_shard, store.url(), folder), label="shingle")
+        # The few texts that come first in a hot band stay in memory while the many others pass.
         starts: list[int] = []
-        for batch in connection.sql("SELECT a, b FROM missing ORDER BY a, b").to_arrow_reader(_CHUNK_PAIRS):
+        for batch in connection.sql("SELECT a, b FROM missing ORDER BY b, a").to_arrow_reader(_CHUNK_PAIRS):
             starts.append(len(starts))
             np.save(folder / f"pairs-{starts[-1]}.npy", np.stack([column.to_numpy() for column in batch.columns]))
         run.here(starts, functools.partial(_verify_chunk, store.url(), folder), label="verify")
@@ -161,9 +163,9 @@ def _verify_chunk(store_url: str, folder: pathlib.Path, chunk: int) -> None:
     of_a, of_b = np.load(folder / "texts.npy", mmap_mode="r")[pairs]
     numbers = np.empty((len(_NUMBERS), len(of_a)), np.float32)
     with open(folder / "shingles.bin", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as spool:
-        for start in range(0, len(of_a), _MAPPED_PAIRS):
-            part = slice(start, start + _MAPPED_PAIRS)
-            _compare(of_a[part], of_b[part], spool, numbers[:, part])
+        others = np.flatnonzero(np.append(True, pairs[1, 1:] != pairs[1, :-1]))
+        for start, end in itertools.pairwise([*others[::_MAPPED_TEXTS], len(of_a)]):
+            _compare(of_a[start:end], of_b[start:end], spool, numbers[:, start:end])
             spool.madvise(mmap.MADV_DONTNEED)
     names = [one["doc_id"].tobytes() for one in (of_a, of_b)]
     found = [_texts_of_32(one) for one in names] + [pa.array(one) for one in numbers]

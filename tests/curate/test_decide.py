@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -102,9 +102,15 @@ def _settle(connection: duckdb.DuckDBPyConnection, recipe: Recipe, n_tokens: dic
     rounds = 0
     while (wanted := decide(connection, recipe)) is not None:
         rounds += 1
-        for doc_id in wanted.rows["doc_id"].to_pylist():
-            connection.execute("INSERT INTO counts VALUES (?, '', ?)", [doc_id, n_tokens[doc_id]])
+        _insert(connection, "counts", [(doc_id, "", n_tokens[doc_id]) for doc_id in wanted.rows["doc_id"].to_pylist()])
     return rounds
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows in one statement, for each takes half a millisecond."""
+    if rows:
+        one = f"({', '.join('?' * len(rows[0]))})"
+        connection.execute(f"INSERT INTO {table} VALUES {', '.join([one] * len(rows))}", list(itertools.chain(*rows)))
 
 
 def _decided(connection: duckdb.DuckDBPyConnection) -> dict[str, tuple[Any, ...]]:
@@ -167,10 +173,8 @@ def test_the_decision_equals_its_twin(
     connection, recipe = _connection(rows), _limited(_recipe(budget=budget), limits)
     sources = [dataclasses.replace(source, near_duplicates=source.name not in exact_only) for source in recipe.sources]
     recipe = dataclasses.replace(recipe, sources=tuple(sources), dedup=Dedup(containment=containment))
-    for number in counted:
-        connection.execute("INSERT INTO counts VALUES (?, '', ?)", [f"d{number:03d}", n_tokens.get(f"d{number:03d}", 9)])
-    for pair in joined:
-        connection.execute(_EDGE, list(pair))
+    _insert(connection, "counts", [(f"d{number:03d}", "", n_tokens.get(f"d{number:03d}", 9)) for number in counted])
+    _insert(connection, "edges", joined)
     _settle(connection, recipe, n_tokens)
     assert _decided(connection) == decide_twin(
         rows,
@@ -199,8 +203,7 @@ def test_who_stands_for_whom_equals_the_twin_where_every_text_has_an_edge_to_eve
     doc_pairs = itertools.combinations([row["doc_id"] for row in rows], 2)
     edges = [(*pair, *numbers) for pair, numbers in zip(doc_pairs, values, strict=False)]
     connection, recipe, n_tokens = _connection(rows), _recipe(), {row["doc_id"]: 1 for row in rows}
-    for edge in edges:
-        connection.execute(_EDGE, list(edge))
+    _insert(connection, "edges", edges)
     _settle(connection, recipe, n_tokens)
     limits = dict.fromkeys(_SHARES, 3)
     assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=limits, seed=0, edges=edges)
@@ -258,8 +261,7 @@ def test_an_estimate_that_was_too_high_is_corrected_in_the_next_round() -> None:
 def test_dropped_rows_show_no_count_also_where_it_is_known() -> None:
     rows = [_row(number) for number in range(30)]
     connection = _connection(rows)
-    for row in rows:
-        connection.execute("INSERT INTO counts VALUES (?, '', 7)", [row["doc_id"]])
+    _insert(connection, "counts", [(row["doc_id"], "", 7) for row in rows])
     assert decide(connection, _recipe(budget=20)) is None
     assert connection.execute("SELECT count(*) FROM decided WHERE (n_tokens IS NULL) <> (split = 'dropped')").fetchall() == [(0,)]
 
