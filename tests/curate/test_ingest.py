@@ -216,14 +216,14 @@ def test_only_rehash_sees_a_change_behind_an_unchanged_stamp(tmp_path: pathlib.P
 
 
 def test_an_append_reads_only_the_last_unit_and_changes_only_the_last_shard(tmp_path: pathlib.Path) -> None:
-    for i, name in enumerate(("a", "b", "c")):
-        write_jsonl(tmp_path / f"in/{name}.jsonl", [{"text": f"{name} {i}"}, {"pad": "x" * 33_000_000, "text": name}])
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"in/{name}.jsonl", [{"text": f"{name} {name}"}, {"pad": "x" * 33_000_000, "text": name}])
     store, runs = store_of(tmp_path), Runs()
     first = take(store, tmp_path / "in", runs=runs)
-    with (tmp_path / "in/c.jsonl").open("a") as file:
+    with (tmp_path / "in/b.jsonl").open("a") as file:
         file.write('{"text":"appended"}\n')
     second = take(store, tmp_path / "in", runs=runs)
-    assert runs.calls == [("digest", 3), ("ingest", 3), ("digest", 1), ("ingest", 1)]
+    assert runs.calls == [("digest", 2), ("ingest", 2), ("digest", 1), ("ingest", 1)]
     assert second.shards[:-1] == first.shards[:-1]
     assert second.n_rows == first.n_rows + 1
 
