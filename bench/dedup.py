@@ -1,6 +1,6 @@
 """How fast is near-duplicate search beside datatrove, datasketch and rensa, and who removes what is no copy?
 
-    python bench/dedup.py [--full] [--runs N]
+    python bench/dedup.py [--full] [--times N] [--runs N]
 
 Every contestant gets the same documents, in the same order, and one core, and they take turns; ingest, imports, compiling and loading
 models are not timed. Ours is the code of a build: `annotate` reads the corpus from its Parquet files and writes band keys, `edges.link`
@@ -11,8 +11,9 @@ A removal is right when a row of the same text, or one of a true Jaccard similar
 all such pairs are found without LSH (`labelled.similar_pairs`). Pairs left are those of which both are kept. Peak memory is that of a
 contestant's process; the peers hold all texts.
 
-By default generated documents and the peers that are there; --full takes all candidate and replay text of tests/recipes/real.toml and makes
-the environment of the peers first. There datatrove with spaCy, which would take ten minutes, gets one source, general-news, and so do we.
+By default generated documents and the peers that are there; --full takes all candidate and replay text of tests/recipes/real.toml,
+four times, each copy in other letters, and makes the environment of the peers first. There datatrove with spaCy, which would take the
+better part of an hour, gets one source once, general-news, and so do we.
 Fails when a removal of ours is wrong, or when we leave more than a tenth of the true pairs; never on a time.
 """
 
@@ -41,7 +42,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from common.contest import PEERS_DIR, ROOT, Peer, in_turns, peers_python
-from common.texts import generated_texts
+from common.texts import generated_texts, write_copies
 from common.words import word_expression
 from labelled import ShingleSets, similar_pairs
 from rich.console import Console
@@ -83,18 +84,24 @@ class Pool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="real documents (../shared/corpora), and all peers")
+    parser.add_argument(
+        "--times", type=int, default=4, help="with --full: how many copies of the corpus, each in other letters (default: 4)"
+    )
     parser.add_argument("--runs", type=int, default=1, help="runs of each, of which the median counts (default: 1)")
     args = parser.parse_args()
     python, n_runs = peers_python(make=args.full), args.runs
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder, "root")
-        shards = _real_shards(root) if args.full else _generated_shards(root)
-        everything = [shard for found in shards.values() for shard in found]
         if not args.full:
-            return _contest("generated documents", _pool(root, everything), _FAST_PEERS | _SLOW_PEERS, python, n_runs)
+            return _contest("generated documents", _pool(root, _generated_shards(root)), _FAST_PEERS | _SLOW_PEERS, python, n_runs)
+        shards = _real_shards(root)
         sample = [shard for name in _SAMPLE_SOURCES for shard in shards[name]]
-        code = _contest("all candidate and replay text", _pool(root, everything), _FAST_PEERS, python, n_runs)
+        urls = [f"{root}/corpus/{shard}" for found in shards.values() for shard in found]
+        many = pathlib.Path(folder, "many")
+        write_copies(urls, many / "pool", args.times)
+        everything = _ingested(Store(str(many)), (Source("pool", (f"{many}/pool",)),))["pool"]
+        code = _contest(f"all candidate and replay text, {args.times} times", _pool(many, everything), _FAST_PEERS, python, n_runs)
         return max(code, _contest(" and ".join(_SAMPLE_SOURCES), _pool(root, sample), _SLOW_PEERS, python, n_runs))
 
 
@@ -103,7 +110,7 @@ def _real_shards(root: pathlib.Path) -> dict[str, list[str]]:
     return _ingested(store, read_recipe(store, file=str(_REAL)).decided_sources())
 
 
-def _generated_shards(root: pathlib.Path) -> dict[str, list[str]]:
+def _generated_shards(root: pathlib.Path) -> list[str]:
     """Two in three documents stand alone; the others are copies of them, from equal to one changed word in eight."""
     rng = random.Random(0)
     texts = list(generated_texts(rng, _N_DOCS * 2 // 3))
@@ -116,7 +123,7 @@ def _generated_shards(root: pathlib.Path) -> dict[str, list[str]]:
     root.mkdir()
     path = root / "generated.jsonl"
     path.write_text("".join(json.dumps({"id": str(row), "text": text}) + "\n" for row, text in enumerate(texts)), encoding="utf-8")
-    return _ingested(Store(str(root)), (Source("generated", (str(path),)),))
+    return _ingested(Store(str(root)), (Source("generated", (str(path),)),))["generated"]
 
 
 def _ingested(store: Store, sources: Sequence[Source]) -> dict[str, list[str]]:

@@ -13,20 +13,14 @@ Fails when the rules keep another number of rows of a copy than of the first, or
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
-import random
 import re
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
+from common.memory import Watch
+from common.texts import write_copies
 from rich.console import Console
 from rich.table import Table
 
@@ -38,9 +32,6 @@ from curate.recipe_file import read_recipe
 from curate.store import Store
 
 _REAL = pathlib.Path(__file__).resolve().parents[1] / "tests" / "recipes" / "real.toml"
-_MIXED_LETTERS = b"cgjklmpqrsuxyz"  # not in: the be to of and that have with
-_BATCH_ROWS = 20_000
-_SAMPLE_S = 0.1
 _RECIPE = """
 extends = "medical"
 domain = "scale"
@@ -69,7 +60,8 @@ def main() -> int:
         shards = _shards(folder, is_real=args.full)
         for times in args.times or ([1, 4, 16] if args.full else [1, 4]):
             root = folder / f"x{times}"
-            n_bytes = _write_copies(shards, root, times)
+            n_bytes = write_copies(shards, root / "pool", times)
+            (root / "recipe.toml").write_text(_RECIPE.format(budget=n_bytes // 40))
             first_s, first_mb, log = _build(root, args.workers)
             again_s, again_mb, _ = _build(root, args.workers)
             counts = _passed(root)
@@ -96,47 +88,6 @@ def _shards(folder: pathlib.Path, *, is_real: bool) -> list[str]:
     return [store.url(shard.path) for source in ingested.values() for shard in source.shards]
 
 
-def _write_copies(shards: list[str], root: pathlib.Path, times: int) -> int:
-    """Write every shard so many times below root/pool, each copy in other letters; say how many bytes of text there are."""
-    (root / "pool").mkdir(parents=True)
-    n_bytes = 0
-    for copy in range(times):
-        table = _letters(copy)
-        for number, shard in enumerate(shards):
-            schema = pa.schema([("id", pa.string()), ("text", pa.large_string())])
-            with pq.ParquetWriter(root / "pool" / f"{copy:02}-{number:03}.parquet", schema, compression="zstd") as writer:
-                for first, texts in _batches(shard):
-                    n_bytes += texts.get_total_buffer_size()
-                    ids = pa.array([f"{copy}-{number}-{first + row}" for row in range(len(texts))])
-                    writer.write_table(pa.table([ids, _translated(texts, table)], schema=schema))
-    (root / "recipe.toml").write_text(_RECIPE.format(budget=n_bytes // 40))
-    return n_bytes
-
-
-def _letters(copy: int) -> np.ndarray:
-    """Give the byte that each byte becomes in a copy; the first copy stays as it is."""
-    table = np.arange(256, dtype=np.uint8)
-    if copy:
-        mixed = list(_MIXED_LETTERS)
-        random.Random(copy).shuffle(mixed)
-        table[list(_MIXED_LETTERS)] = mixed
-    return table
-
-
-def _batches(shard: str) -> Iterator[tuple[int, pa.Array]]:
-    first = 0
-    for batch in pq.ParquetFile(shard).iter_batches(_BATCH_ROWS, columns=["text"]):
-        # A copy of its own, so that the buffers hold these texts and no others.
-        yield first, pa.concat_arrays([batch.column(0).cast(pa.large_string()), pa.array([], pa.large_string())])
-        first += len(batch)
-
-
-def _translated(texts: pa.Array, table: np.ndarray) -> pa.Array:
-    _, offsets, data = texts.buffers()
-    mixed = table[np.frombuffer(data, np.uint8)]
-    return pa.LargeStringArray.from_buffers(len(texts), offsets, pa.py_buffer(mixed))
-
-
 def _build(root: pathlib.Path, workers: int) -> tuple[float, float, str]:
     """Build in a process of its own: seconds, peak MB of the process tree, and what it said."""
     command = [
@@ -151,45 +102,10 @@ def _build(root: pathlib.Path, workers: int) -> tuple[float, float, str]:
         "--workers",
         str(workers),
     ]
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    log, peaks, is_done = ["start"], {"start": 0.0}, threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process.pid, log, peaks, is_done))
-    watcher.start()
-    assert process.stderr is not None
-    log.extend(process.stderr)
-    is_done.set()
-    watcher.join()
-    if process.wait():
-        sys.exit(f"the build failed:\n{''.join(log)}")
-    print("  peak MB by what was said last: " + ", ".join(f"{stage} {mb:,.0f}" for stage, mb in peaks.items()))
-    return time.monotonic() - started, max(peaks.values()), "".join(log)
-
-
-def _watch(pid: int, log: list[str], peaks: dict[str, float], is_done: threading.Event) -> None:
-    while not is_done.wait(_SAMPLE_S):
-        stage, mb = log[-1].split(":")[0].strip(), sum(_proportional_mb(one) for one in _tree(pid))
-        peaks[stage] = max(peaks.get(stage, 0.0), mb)
-
-
-def _tree(pid: int) -> list[int]:
-    found = [pid]
-    for parent in found:
-        try:
-            for task in os.listdir(f"/proc/{parent}/task"):
-                found += map(int, pathlib.Path(f"/proc/{parent}/task/{task}/children").read_text().split())
-        except OSError:
-            continue
-    return found
-
-
-def _proportional_mb(pid: int) -> float:
-    try:
-        rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-    return int(match[1]) / 1024 if match else 0.0
+    watch = Watch()
+    watch.run(command)
+    print(f"  peak MB by what was said last: {watch.told()}")
+    return watch.seconds, watch.peak_mb, "".join(watch.log)
 
 
 def _passed(root: pathlib.Path) -> list[int]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from curate.executor import Run, Size
 from curate.recipe import Dedup
 from curate.store import Store, digest_of
-from filters import FAMILIES, bags, family, minhash
+from filters import FAMILIES, bags, family, minhash, paragraphs
 from filters.columns import TextBatch
 from filters.spec import Family
 
@@ -36,13 +36,14 @@ class Facts:
     """A file of columns beside each shard: what names it, and how a batch of documents (doc_id, text) becomes its columns.
 
     `compute` is a module's function, or a partial of one, so that it travels to worker processes; it gets the documents and
-    their texts as a TextBatch, whose words and lines are shared by all facts of one pass.
+    their texts as a TextBatch, whose words and lines are shared by all facts of one pass. It is None where the facts are not made of texts:
+    what only the corpus tells is written by who counts it (curate.paragraphs, curate.urls), and annotate is not asked for it.
     """
 
     name: str
     version: int
     schema: pa.Schema
-    compute: Callable[[pa.RecordBatch, TextBatch], Sequence[pa.Array]]
+    compute: Callable[[pa.RecordBatch, TextBatch], Sequence[pa.Array]] | None
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model: str | None = None
     is_per_document: bool = False
@@ -92,7 +93,8 @@ def warm_up() -> None:
     """Compile the kernels, or load them from their cache, on one short text."""
     batch = TextBatch.from_arrow(pa.array(["A few words [1], to warm the kernels up.\n- twice, and some more of them."]))
     for name in FAMILIES:
-        family(name).compute(batch)
+        _signals(name, _NO_DOCUMENTS, batch)
+    paragraphs.paragraphs(batch, min_words=1)
     bags.bags(batch)
     minhash.band_keys(batch)
     starts, hashes = minhash.shingles(batch)
@@ -102,12 +104,18 @@ def warm_up() -> None:
 
 def _signals(name: str, documents: pa.RecordBatch, texts: TextBatch) -> Sequence[pa.Array]:
     found = family(name)
+    assert found.compute is not None, f"{name} is not made of texts"
     columns = found.compute(texts)
     return [columns[signal.name] for signal in found.signals]
 
 
 def _bands(documents: pa.RecordBatch, texts: TextBatch, *, bands: int, rows: int, seed: int) -> Sequence[pa.Array]:
     return [minhash.band_keys(texts, bands=bands, rows=rows, seed=seed)]
+
+
+def _columns(facts: Facts, documents: pa.RecordBatch, texts: TextBatch) -> Sequence[pa.Array]:
+    assert facts.compute is not None, f"{facts.name} is not made of texts"
+    return facts.compute(documents, texts)
 
 
 def _missing(store: Store, shard: str, facts: Sequence[Facts]) -> list[Facts]:
@@ -139,7 +147,7 @@ def _annotate_shard(store_url: str, facts: Sequence[Facts], shard: str) -> None:
     seconds = [0.0] * len(missing)
     for one in missing:
         if one.is_per_document:
-            one.compute(_NO_DOCUMENTS, TextBatch.from_arrow(_NO_DOCUMENTS.column("text")))  # loads what it needs, outside of its time
+            _columns(one, _NO_DOCUMENTS, TextBatch.from_arrow(_NO_DOCUMENTS.column("text")))  # loads what it needs, outside of its time
     with store.open(f"corpus/{shard}") as handle:
         parquet = pq.ParquetFile(handle, page_checksum_verification=True)
         for documents in parquet.iter_batches(_BATCH_ROWS, columns=["doc_id", "text"]):
@@ -147,7 +155,7 @@ def _annotate_shard(store_url: str, facts: Sequence[Facts], shard: str) -> None:
                 texts = TextBatch.from_arrow(piece.column("text"))
                 for place, one in enumerate(missing):
                     started = time.perf_counter()
-                    tables[place].append(pa.record_batch(one.compute(piece, texts), schema=one.schema))
+                    tables[place].append(pa.record_batch(_columns(one, piece, texts), schema=one.schema))
                     seconds[place] += time.perf_counter() - started
     for place, one in enumerate(missing):
         table = pa.Table.from_batches(tables[place], schema=one.schema)

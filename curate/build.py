@@ -1,5 +1,5 @@
-"""The order of the stages, readable on one screen: ingest, quality, annotate, edges, tokenizer, decide (and count), the budget of
-dedup, evalset, publish.
+"""The order of the stages, readable on one screen: ingest, quality, annotate, facts of the corpus, edges, tokenizer, decide (and count),
+the budget of dedup, evalset, publish.
 
 Each stage finds its finished work by content and goes on from there, so running a build again is the way to resume it.
 The decision's tables live in a DuckDB file in the scratch folder, which spills and is thrown away.
@@ -11,14 +11,30 @@ import importlib.metadata
 import os
 import pathlib
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 from rich.console import Console
 
-from curate import budget, corpus, edges, evalset, families, manifest, models, outcome, ready, report, scorers, stages, tokens
+from curate import (
+    budget,
+    corpus,
+    edges,
+    evalset,
+    families,
+    manifest,
+    models,
+    outcome,
+    paragraphs,
+    ready,
+    report,
+    scorers,
+    stages,
+    tokens,
+    urls,
+)  # fmt: skip
 from curate.annotate import Facts, annotate, band_facts
 from curate.decide import decide, families_read, holdout_bound
 from curate.executor import Run, Size
@@ -28,6 +44,7 @@ from curate.recipe import DomainError, Recipe, portable
 from curate.recipe_file import sample_dir
 from curate.sample import make_sample
 from curate.store import Store
+from filters import CORPUS_FAMILIES
 
 # What the tables of a decision may take before they spill to disk.
 MEMORY = "400MB"
@@ -61,7 +78,8 @@ def build(
     refuse_lower_holdout(store, recipe)
     if recipe.is_sample:
         ensure_sample(store)
-    facts = {name: families.facts_of(recipe.families, name) for name in recipe.families_to_compute()}
+    of_texts = [name for name in recipe.families_to_compute() if name not in CORPUS_FAMILIES]
+    facts = {name: families.facts_of(recipe.families, name) for name in of_texts}
     ingested = ingest(store, recipe.sources, run=run, rehash=rehash)
     check_quarantine(recipe, ingested)
     parent = parent_of(store, recipe)
@@ -70,11 +88,10 @@ def build(
     if found:
         facts["quality"] = scorers.quality_facts(store, found[0])
     bands = None if recipe.dedup.threshold is None else band_facts(recipe.dedup)
-    _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
+    shards = _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
     with database(store, memory) as connection:
-        bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
-        read = {name: facts[name] for name in (*families_read(recipe), "quality") if name in facts}
-        rows_path = ready.load_rows(store, connection, recipe, ingested, bounds, read)
+        facts |= _corpus_facts(store, connection, recipe, shards, run)
+        rows_path = _load_rows(store, connection, recipe, ingested, facts)
         load_frozen(connection, frozen)
         edges_path, linked = _link(store, connection, recipe, bands, frozen, run)
         tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
@@ -145,9 +162,31 @@ def _check_memory(memory: str) -> None:
         raise DomainError(f"--memory is {memory!r} ({' '.join(str(error).split())}); it takes a size, as in 4GB or 500MB") from None
 
 
-def _annotate(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], facts: list[Facts], run: Run) -> None:
+def _annotate(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], facts: list[Facts], run: Run) -> list[str]:
+    """Compute what texts tell, and give the shards (relative to corpus/) of the rows that are decided."""
     shards = [shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards]
+    if "paragraphs" in recipe.families_to_compute():
+        facts = [*facts, paragraphs.paragraph_facts(recipe.paragraphs)]
     annotate(store, shards, facts, run=run)
+    return shards
+
+
+def _corpus_facts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, shards: Sequence[str], run: Run) -> dict[str, Facts]:
+    """Compute what only all documents together tell, where the recipe asks for it."""
+    needed, found = recipe.families_to_compute(), {}
+    if "paragraphs" in needed:
+        found["paragraphs"] = paragraphs.repeated_facts(store, connection, recipe.paragraphs, shards, run=run)
+    if "urls" in needed:
+        found["urls"] = urls.url_facts(store, connection, shards)
+    return found
+
+
+def _load_rows(
+    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], facts: Mapping[str, Facts]
+) -> str:
+    bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
+    names = dict.fromkeys([*families_read(recipe), *(["paragraphs"] if recipe.paragraphs.mask else []), "quality"])
+    return ready.load_rows(store, connection, recipe, ingested, bounds, {name: facts[name] for name in names if name in facts})
 
 
 def load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) -> None:

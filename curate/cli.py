@@ -3,7 +3,6 @@
 import enum
 import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -16,7 +15,8 @@ from curate import annotate, budget, executor, manifest, models, report
 from curate.audit import audit, audited_sources, print_audit
 from curate.build import MEMORY, CheckFailed, build
 from curate.cli_inspect import inspecting
-from curate.cli_options import Json, Root, Version, note, root_option
+from curate.cli_options import Domain, Json, RecipePath, Root, Settings, Sources, Version, command_line, note, root_option
+from curate.cli_whatif import looking_ahead
 from curate.executor import WorkerDied
 from curate.manifest import ManifestError
 from curate.page_write import write_report
@@ -38,10 +38,6 @@ Refit = enum.Enum("Refit", {name: name for name in models.REFITS}, type=str)  # 
 Accept = enum.Enum("Accept", {name: name for name in budget.ACCEPTS}, type=str)  # type: ignore[misc]  # built from the one table
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # UsageError of the click that typer brings
-Domain = Annotated[str | None, typer.Option(help="Name of a domain: ROOT/domains/NAME.toml, or a shipped one (medical).")]
-RecipePath = Annotated[str | None, typer.Option(help="Path of a recipe in TOML, instead of --domain.")]
-Sources = Annotated[list[str] | None, typer.Option(help="NAME=GLOB: the files of a source, or a new candidate source. Repeatable.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, as in select.budget_tokens=8M. Repeatable.")]
 Workers = Annotated[
     int | None, typer.Option(help="Processes that read and count; the result does not depend on it.", min=1, show_default="all cores")
 ]
@@ -113,10 +109,8 @@ def audit_command(
         return
     console = terminal()
     print_audit(console, data)
-    named = ["--domain", domain] if domain is not None else ["--recipe", str(recipe)]
-    laid_over = [word for option, values in [("--source", source), ("--set", set_)] for value in values or () for word in (option, value)]
-    command = shlex.join(["curate", "build", *named, *laid_over])
-    console.print(f"next: {escape(command)}{root_option(root)}", highlight=False, soft_wrap=True)
+    command = command_line("build", domain=domain, recipe=recipe, sources=source, settings=set_, root=root)
+    console.print(f"next: {escape(command)}", highlight=False, soft_wrap=True)
 
 
 @app.command("list")
@@ -207,6 +201,7 @@ def warmup_command() -> None:
 
 
 app.add_typer(inspecting)
+app.add_typer(looking_ahead)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

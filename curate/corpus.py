@@ -31,13 +31,14 @@ def load_rows(
     """Make the table `rows`: documents, one struct column of signals per family, scores, and their source's place and bound.
 
     `bounds` is the holdout bound of each source, as `decide.holdout_bound` gives it. `facts` holds the families by name, in the order
-    of their columns, and "quality"; without that one the column of this name is null.
+    of their columns, and "quality"; without that one the column of this name is null. Where the recipe masks repeated paragraphs, the
+    family `paragraphs` has to be there: its spans are the masks.
     """
     connection.execute(MACROS)
     schema = _schema(facts)
     reader = pa.RecordBatchReader.from_batches(schema, _batches(store, recipe, ingested, bounds, facts))
     connection.register("incoming", reader)
-    connection.execute(_ROWS)
+    connection.execute(_ROWS.format(row_id=ROW_ID, masks=_BOILERPLATE if recipe.paragraphs.mask else "[]"))
     connection.unregister("incoming")
 
 
@@ -89,13 +90,12 @@ def _batches(
             yield from pa.table([columns[field.name] for field in schema], schema=schema).to_batches()
 
 
+# Rows that are equal in everything are numbered; they are interchangeable.
+ROW_ID = """left(sha256(row_key || ':' || (row_number() OVER (PARTITION BY row_key ORDER BY shard, "row") - 1)), 32)"""
+_BOILERPLATE = "list_transform(struct_extract(paragraphs, 'spans'), lambda span: struct_insert(span, kind := 'boilerplate'))"
 _ROWS = """
 CREATE OR REPLACE TABLE rows AS
-WITH numbered AS (
-    SELECT *, row_number() OVER (PARTITION BY row_key ORDER BY shard, "row") - 1 AS copy FROM incoming
-)
-SELECT * EXCLUDE (row_key, copy), left(sha256(row_key || ':' || copy), 32) AS row_id,
-    NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
-    []::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks
-FROM numbered
+SELECT * EXCLUDE (row_key), {row_id} AS row_id, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
+    {masks}::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks
+FROM incoming
 """

@@ -66,6 +66,7 @@ def _until_the_cut(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Non
         "threshold": _float(recipe.dedup.threshold),
         "containment": _float(recipe.dedup.contained_from),
         "keeper_order": _KEEPER_ORDER,
+        "has_near": _has_near(recipe),
         **keys_of(recipe, chosen),
     }
     try:
@@ -92,6 +93,12 @@ def _keep_near(connection: duckdb.DuckDBPyConnection, kind: str) -> None:
     connection.register("chosen", pa.table({"place": by[by >= 0]}))
     connection.execute(_NEAR_KEPT, [kind])
     connection.unregister("chosen")
+
+
+def _has_near(recipe: Recipe) -> str:
+    """Say as SQL which rows may go for one that is alike, or stand for one."""
+    exact_only = [source.name for source in recipe.decided_sources() if not source.near_duplicates]
+    return f"source NOT IN ({_texts(exact_only)})" if exact_only else "true"
 
 
 def families_read(recipe: Recipe) -> tuple[str, ...]:
@@ -189,7 +196,7 @@ FROM reasoned LEFT JOIN firsts USING (slot)
 _STANDING = """
 CREATE OR REPLACE TABLE standing AS
 SELECT row_id, doc_id, n_bytes, row_number() OVER (ORDER BY {keeper_order}) - 1 AS number FROM marked
-WHERE exact_keeper = row_id AND doc_id IN (SELECT doc_a FROM edges UNION ALL SELECT doc_b FROM edges);
+WHERE exact_keeper = row_id AND {has_near} AND doc_id IN (SELECT doc_a FROM edges UNION ALL SELECT doc_b FROM edges);
 CREATE OR REPLACE TABLE near (doc_id VARCHAR, keeper VARCHAR, near_similarity FLOAT, near_kind VARCHAR)
 """
 

@@ -6,16 +6,22 @@ no new one. What a pair was found to be is cached for ever by the two texts: an 
 Which pairs are compared is a pure function of the set of texts: within a band key every text is compared with the HOT_BAND texts
 that come first by doc_id, so that a template shared by 100,000 documents costs 64 comparisons each, not 100,000.
 
-Cost: 16 bytes per text and band through one hash aggregation and one self join in DuckDB, which spill; then the texts of pairs that
-are new are read once, in order, shard by shard, and their shingles (8 bytes each, some 2.8 times the text) are spooled to one
-memory-mapped file; a pair costs two merges of two sorted runs (2 ns a shingle).
+Cost: 12 bytes per text and band through one hash aggregation and one self join in DuckDB, which spill; then the texts of pairs that
+are new are read once, shard by shard, and their shingles (8 bytes each, some 2.4 times the text) are spooled to one file; a pair costs
+two merges of two sorted runs (2 ns a shingle) in that file, which is memory-mapped and let go every 500 texts.
 """
 
 import dataclasses
+import fcntl
 import functools
+import hashlib
+import itertools
+import mmap
+import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import duckdb
 import numpy as np
@@ -25,16 +31,19 @@ import pyarrow.parquet as pq
 from curate.annotate import Facts, pieces
 from curate.executor import Run
 from curate.recipe import KEPT_CONTAINMENT, KEPT_SIMILARITY
-from curate.store import Store, digest_of
+from curate.store import Store
 from filters import minhash
 from filters.columns import TextBatch
 
 HOT_BAND = 64
-_CHUNK_PAIRS = 500_000
+_CHUNK_PAIRS = 100_000
+_MAPPED_TEXTS = 500  # then the pages that were touched are let go: a touch maps up to 64 kB
 _BATCH_ROWS = 4096
 _FOLDER = f"cache/edges/jaccard-containment-v{minhash.VERSION}"
 _NUMBERS = ("similarity", "containment_a", "containment_b")
 _VERIFIED = pa.schema([("doc_a", pa.string()), ("doc_b", pa.string()), *((name, pa.float32()) for name in _NUMBERS)])
+# A text in the scratch folder: where its runs of five and of three words begin and end in the spool, and its doc_id.
+_SPOOLED = np.dtype([(f"{end}_{n_words}", np.int64) for n_words in (5, 3) for end in ("first", "last")] + [("doc_id", "S32")])
 # An edge: a pair that some threshold of a recipe may take.
 IS_EDGE = f"(similarity >= {KEPT_SIMILARITY}::FLOAT OR greatest(containment_a, containment_b) >= {KEPT_CONTAINMENT}::FLOAT)"
 # An empty table of edges.
@@ -60,13 +69,14 @@ def link(store: Store, connection: duckdb.DuckDBPyConnection, bands: Facts, *, r
     _load_bands(store, connection, bands)
     connection.execute(_CANDIDATES.format(hot_band=HOT_BAND))
     _load_verified(store, connection)
-    missing = connection.sql(_MISSING).to_arrow_table()
-    if missing.num_rows:
-        _verify(store, connection, missing, run)
+    connection.execute(_MISSING)
+    if n_missing := connection.execute("SELECT count(*) FROM missing").fetchall()[0][0]:
+        sys.stderr.write(f"edges: {n_missing:,} pairs to verify\n")
+        _verify(store, connection, run)
         _load_verified(store, connection)
     connection.execute(_EDGES.format(is_edge=IS_EDGE))
     counts = connection.execute(_COUNTS.format(hot_band=HOT_BAND)).fetchall()[0]
-    for table in ("texts", "bands", "candidates", "verified"):
+    for table in ("shards", "texts", "shared", "candidates", "verified", "missing"):
         connection.execute(f"DROP TABLE {table}")
     return Linked(*counts)
 
@@ -77,12 +87,18 @@ def edge_paths(store: Store) -> list[str]:
 
 
 def _load_bands(store: Store, connection: duckdb.DuckDBPyConnection, bands: Facts) -> None:
-    connection.execute("CREATE OR REPLACE TABLE bands (text UINTEGER, key UBIGINT)")
-    for (shard,) in connection.execute("SELECT DISTINCT shard FROM texts ORDER BY shard").fetchall():
+    shards = connection.execute("SELECT number, shard FROM shards ORDER BY number").fetchall()
+    schema = pa.schema([("number", pa.uint32()), ("row", pa.int32()), *bands.schema])
+    connection.register("incoming", pa.RecordBatchReader.from_batches(schema, _band_batches(store, shards, bands, schema)))
+    connection.execute(_BANDS)
+    connection.unregister("incoming")
+
+
+def _band_batches(store: Store, shards: Sequence[tuple[int, str]], bands: Facts, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for number, shard in shards:
         keys = store.read_table(bands.path(shard))
-        connection.register("incoming", keys.append_column("row", pa.array(np.arange(keys.num_rows, dtype=np.int32))))
-        connection.execute('INSERT INTO bands SELECT text, unnest(keys) FROM incoming JOIN texts USING ("row") WHERE shard = ?', [shard])
-        connection.unregister("incoming")
+        places = [pa.repeat(pa.scalar(number, pa.uint32()), keys.num_rows), pa.array(np.arange(keys.num_rows, dtype=np.int32))]
+        yield from pa.table([*places, *keys.columns], schema=schema).to_batches()
 
 
 def _load_verified(store: Store, connection: duckdb.DuckDBPyConnection) -> None:
@@ -92,99 +108,111 @@ def _load_verified(store: Store, connection: duckdb.DuckDBPyConnection) -> None:
     connection.unregister("incoming")
 
 
-def _verify(store: Store, connection: duckdb.DuckDBPyConnection, missing: pa.Table, run: Run) -> None:
+def _verify(store: Store, connection: duckdb.DuckDBPyConnection, run: Run) -> None:
     """Spool the shingles of all texts in the missing pairs, compare the pairs in chunks, and keep what was found."""
-    sys.stderr.write(f"edges: {missing.num_rows:,} pairs to verify\n")
     with store.scratch() as folder:
         folder.mkdir()
-        connection.register("missing", missing)
-        wanted = connection.sql(_SPOOLED).to_arrow_table()
-        pq.write_table(wanted, folder / "wanted.parquet")
-        shards = wanted["shard"].unique().to_pylist()
+        n_texts = connection.execute("SELECT count(*) FROM texts").fetchall()[0][0]
+        np.lib.format.open_memmap(folder / "texts.npy", "w+", _SPOOLED, (n_texts,))  # sparse: only wanted texts are written
+        connection.execute(f"COPY ({_WANTED}) TO '{folder}/wanted.parquet' (FORMAT parquet)")
+        shards = connection.execute(_WANTED_SHARDS).fetchall()
         run.here(shards, functools.partial(_spool_shard, store.url(), folder), label="shingle")
-        spans = _join_spools(folder, shards, wanted)
-        connection.register("spans", spans)
-        pairs = connection.sql(_PAIRS).to_arrow_table()
-        connection.unregister("spans")
-        connection.unregister("missing")
-        starts = range(0, pairs.num_rows, _CHUNK_PAIRS)
-        for start in starts:
-            pq.write_table(pairs.slice(start, _CHUNK_PAIRS), folder / f"pairs-{start}.parquet")
-        run.here(list(starts), functools.partial(_verify_chunk, store.url(), folder), label="verify")
+        # The few texts that come first in a hot band stay in memory while the many others pass.
+        starts: list[int] = []
+        for batch in connection.sql("SELECT a, b FROM missing ORDER BY b, a").to_arrow_reader(_CHUNK_PAIRS):
+            starts.append(len(starts))
+            np.save(folder / f"pairs-{starts[-1]}.npy", np.stack([column.to_numpy() for column in batch.columns]))
+        run.here(starts, functools.partial(_verify_chunk, store.url(), folder), label="verify")
 
 
-def _spool_shard(store_url: str, folder: pathlib.Path, shard: str) -> None:
-    """Write the shingles of a shard's wanted texts, runs of five words and of three, and where those of each lie: a row of four places."""
-    wanted = pq.read_table(folder / "wanted.parquet", filters=[("shard", "=", shard)])["row"].to_numpy()
-    places: list[np.ndarray] = []
-    n_written = 0
-    with Store(store_url).open(f"corpus/{shard}") as handle, open(folder / f"{_flat_name(shard)}.bin", "wb") as spool:
-        first = 0
-        for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(_BATCH_ROWS, columns=["text"]):
-            low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
-            for piece in pieces(batch.take(pa.array(wanted[low:high] - first))):
-                texts = TextBatch.from_arrow(piece.column(0))
-                columns = []
+def _spool_shard(store_url: str, folder: pathlib.Path, numbered: tuple[int, str]) -> None:
+    """Append the shingles of a shard's wanted texts, runs of five words and of three, to the spool, and note where those of each lie."""
+    number, shard = numbered
+    wanted = pq.read_table(folder / "wanted.parquet", filters=[("number", "=", number)])
+    rows, ordinals = wanted["row"].to_numpy(), wanted["text"].to_numpy()
+    spooled = np.load(folder / "texts.npy", mmap_mode="r+")
+    first = 0
+    with Store(store_url).open(f"corpus/{shard}") as handle, open(folder / "shingles.bin", "ab") as spool:
+        for batch in pq.ParquetFile(handle, page_checksum_verification=True).iter_batches(_BATCH_ROWS, columns=["doc_id", "text"]):
+            low, high = np.searchsorted(rows, [first, first + batch.num_rows])
+            for piece in pieces(batch.take(pa.array(rows[low:high] - first))):
+                texts = TextBatch.from_arrow(piece.column("text"))
+                places = np.empty(piece.num_rows, _SPOOLED)
+                places["doc_id"] = piece.column("doc_id").to_numpy(zero_copy_only=False).astype("S32")
                 for n_words in (minhash.SHINGLE_WORDS, minhash.CONTAINED_WORDS):
                     doc_starts, hashes = minhash.shingles(texts, n_words=n_words)
-                    columns += [n_written + doc_starts[:-1], n_written + doc_starts[1:]]
-                    n_written += len(hashes)
-                    hashes.tofile(spool)
-                places.append(np.stack(columns, axis=1))
+                    at = _append(spool, hashes)
+                    places[f"first_{n_words}"], places[f"last_{n_words}"] = at + doc_starts[:-1], at + doc_starts[1:]
+                spooled[ordinals[low : low + piece.num_rows]] = places
+                low += piece.num_rows
             first += batch.num_rows
-    np.save(folder / f"{_flat_name(shard)}.npy", np.concatenate(places))
 
 
-def _join_spools(folder: pathlib.Path, shards: Sequence[str], wanted: pa.Table) -> pa.Table:
-    """Append the shards' spools to one file, and say where each text's runs of five and of three words lie in it."""
-    places = []
-    with open(folder / "shingles.bin", "wb") as joined:
-        for shard in shards:  # the order of `wanted`
-            part = folder / f"{_flat_name(shard)}.bin"
-            places.append(np.load(folder / f"{_flat_name(shard)}.npy") + joined.tell() // 8)
-            with open(part, "rb") as spool:
-                while data := spool.read(1 << 24):
-                    joined.write(data)
-            part.unlink()
-    names = ("first_5", "last_5", "first_3", "last_3")
-    return pa.table({"text": wanted["text"], **dict(zip(names, np.concatenate(places).T.copy(), strict=True))})
+def _append(spool: BinaryIO, hashes: np.ndarray) -> int:
+    """Append to the file that all workers append to, and say at which of its numbers these begin."""
+    fcntl.flock(spool, fcntl.LOCK_EX)
+    at = spool.seek(0, os.SEEK_END) // hashes.itemsize
+    hashes.tofile(spool)
+    spool.flush()
+    fcntl.flock(spool, fcntl.LOCK_UN)
+    return at
 
 
-def _verify_chunk(store_url: str, folder: pathlib.Path, start: int) -> None:
-    pairs = pq.read_table(folder / f"pairs-{start}.parquet")
-    hashes = np.memmap(folder / "shingles.bin", np.uint64, mode="r").view(np.ndarray)
-    similarity = minhash.jaccard(*_places(pairs, 5), hashes)
-    numbers = (similarity, *minhash.containment(*_places(pairs, 3), hashes))
-    found = pa.table([pairs["doc_a"], pairs["doc_b"], *(pa.array(one.astype(np.float32)) for one in numbers)], schema=_VERIFIED)
-    named_by = [pairs["doc_a"].to_pylist(), pairs["doc_b"].to_pylist()]
-    Store(store_url).write_table(f"{_FOLDER}/{digest_of(named_by)[:32]}.parquet", found)
+def _verify_chunk(store_url: str, folder: pathlib.Path, chunk: int) -> None:
+    pairs = np.load(folder / f"pairs-{chunk}.npy")
+    of_a, of_b = np.load(folder / "texts.npy", mmap_mode="r")[pairs]
+    numbers = np.empty((len(_NUMBERS), len(of_a)), np.float32)
+    with open(folder / "shingles.bin", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as spool:
+        others = np.flatnonzero(np.append(True, pairs[1, 1:] != pairs[1, :-1]))
+        for start, end in itertools.pairwise([*others[::_MAPPED_TEXTS], len(of_a)]):
+            _compare(of_a[start:end], of_b[start:end], spool, numbers[:, start:end])
+            spool.madvise(mmap.MADV_DONTNEED)
+    names = [one["doc_id"].tobytes() for one in (of_a, of_b)]
+    found = [_texts_of_32(one) for one in names] + [pa.array(one) for one in numbers]
+    name = hashlib.sha256(b"".join(names)).hexdigest()[:32]
+    Store(store_url).write_table(f"{_FOLDER}/{name}.parquet", pa.table(found, schema=_VERIFIED))
 
 
-def _places(pairs: pa.Table, n_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    first_a, last_a, first_b, last_b = (pairs[f"{end}_{n_words}_{text}"].to_numpy() for text in "ab" for end in ("first", "last"))
+def _compare(of_a: np.ndarray, of_b: np.ndarray, spool: mmap.mmap, numbers: np.ndarray) -> None:
+    hashes = np.frombuffer(spool, np.uint64)
+    numbers[0] = minhash.jaccard(*_places(of_a, of_b, 5), hashes)
+    numbers[1:] = minhash.containment(*_places(of_a, of_b, 3), hashes)
+
+
+def _places(of_a: np.ndarray, of_b: np.ndarray, n_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    first_a, last_a, first_b, last_b = (np.ascontiguousarray(one[f"{end}_{n_words}"]) for one in (of_a, of_b) for end in ("first", "last"))
     return first_a, last_a, first_b, last_b
 
 
-def _flat_name(shard: str) -> str:
-    return shard.replace("/", "-")
+def _texts_of_32(data: bytes) -> pa.Array:
+    offsets = np.arange(0, len(data) + 1, 32, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(data) // 32, pa.py_buffer(offsets), pa.py_buffer(data))
 
 
 # One place a text; ordinals follow doc_id, so that "first by doc_id" is "smallest ordinal".
 _TEXTS = """
+CREATE OR REPLACE TABLE shards AS
+SELECT (row_number() OVER (ORDER BY shard) - 1)::UINTEGER AS number, shard
+FROM (SELECT shard FROM rows UNION SELECT shard FROM frozen);
 CREATE OR REPLACE TABLE texts AS
-SELECT (row_number() OVER (ORDER BY doc_id) - 1)::UINTEGER AS text, doc_id, place.shard AS shard, place."row" AS "row"
+SELECT (row_number() OVER (ORDER BY doc_id) - 1)::UINTEGER AS text, doc_id, place.number AS number, place."row" AS "row"
 FROM (
-    SELECT doc_id, min({'shard': shard, 'row': "row"}) AS place
-    FROM (SELECT doc_id, shard, "row" FROM rows UNION ALL SELECT doc_id, shard, "row" FROM frozen) GROUP BY doc_id
+    SELECT doc_id, min({'number': number, 'row': "row"}) AS place
+    FROM (SELECT doc_id, shard, "row" FROM rows UNION ALL SELECT doc_id, shard, "row" FROM frozen) JOIN shards USING (shard)
+    GROUP BY doc_id
 )
+"""
+
+# Keys that more than one text has.
+_BANDS = """
+CREATE OR REPLACE TABLE shared AS
+WITH bands AS MATERIALIZED (SELECT text, unnest(keys) AS key FROM incoming JOIN texts USING (number, "row"))
+SELECT text, key, n FROM bands JOIN (SELECT key, count(*) AS n FROM bands GROUP BY key HAVING n > 1) USING (key)
 """
 
 _CANDIDATES = """
 CREATE OR REPLACE TABLE candidates AS
-WITH placed AS (
-    SELECT text, key, row_number() OVER (PARTITION BY key ORDER BY text) AS place
-    FROM bands SEMI JOIN (SELECT key FROM bands GROUP BY key HAVING count(*) > 1) USING (key)
-)
+WITH placed AS (SELECT text, key, row_number() OVER (PARTITION BY key ORDER BY text) AS place FROM shared)
 SELECT DISTINCT a.text AS a, b.text AS b FROM placed AS a JOIN placed AS b ON a.key = b.key AND a.place < b.place AND a.place <= {hot_band}
 """
 
@@ -196,20 +224,13 @@ FROM incoming JOIN texts AS a ON doc_a = a.doc_id JOIN texts AS b ON doc_b = b.d
 GROUP BY ALL
 """
 
-_MISSING = "SELECT a, b FROM candidates ANTI JOIN verified USING (a, b)"
+_MISSING = "CREATE OR REPLACE TABLE missing AS SELECT a, b FROM candidates ANTI JOIN verified USING (a, b)"
 
-_SPOOLED = """
-SELECT text, shard, "row" FROM texts WHERE text IN (SELECT a FROM missing UNION ALL SELECT b FROM missing) ORDER BY shard, "row"
+_WANTED = """
+SELECT text, number, "row" FROM texts WHERE text IN (SELECT a FROM missing UNION ALL SELECT b FROM missing) ORDER BY number, "row"
 """
 
-_PAIRS = """
-SELECT a.doc_id AS doc_a, b.doc_id AS doc_b,
-    of_a.first_5 AS first_5_a, of_a.last_5 AS last_5_a, of_b.first_5 AS first_5_b, of_b.last_5 AS last_5_b,
-    of_a.first_3 AS first_3_a, of_a.last_3 AS last_3_a, of_b.first_3 AS first_3_b, of_b.last_3 AS last_3_b
-FROM missing JOIN spans AS of_a ON missing.a = of_a.text JOIN spans AS of_b ON missing.b = of_b.text
-JOIN texts AS a ON missing.a = a.text JOIN texts AS b ON missing.b = b.text
-ORDER BY missing.a, missing.b
-"""
+_WANTED_SHARDS = f"SELECT number, shard FROM shards SEMI JOIN ({_WANTED}) USING (number) ORDER BY number"
 
 _EDGES = """
 CREATE OR REPLACE TABLE edges AS
@@ -221,5 +242,5 @@ JOIN texts AS a ON candidates.a = a.text JOIN texts AS b ON candidates.b = b.tex
 _COUNTS = """
 SELECT (SELECT count(*) FROM candidates), (SELECT count(*) FROM edges),
     coalesce(sum(n * (n - 1) // 2 - ({hot_band} * n - {hot_band} * ({hot_band} + 1) // 2)), 0)::BIGINT
-FROM (SELECT count(*) AS n FROM bands GROUP BY key HAVING count(*) > {hot_band})
+FROM (SELECT DISTINCT key, n FROM shared WHERE n > {hot_band})
 """

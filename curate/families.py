@@ -34,7 +34,7 @@ import pyarrow as pa
 from curate.annotate import SIGNAL_TYPES, Facts, family_facts, signals_schema
 from curate.recipe import DomainError, OwnFamily
 from curate.store import digest_of
-from filters import family
+from filters import CORPUS_FAMILIES, family
 from filters.columns import TextBatch
 from filters.spec import Family, Rule, Signal
 
@@ -84,7 +84,7 @@ def code_digest(own: OwnFamily) -> str:
 
 
 def facts_of(families: Mapping[str, OwnFamily], name: str) -> Facts:
-    """Give the facts of a family, own or shipped: a column per signal. Those of an own one are named by its code, too."""
+    """Give the facts of a family, own or of FAMILIES: a column per signal. Those of an own one are named by its code, too."""
     if name not in families:
         return family_facts(name)
     key, code = _key(families[name]), _read(families[name])
@@ -95,9 +95,9 @@ def facts_of(families: Mapping[str, OwnFamily], name: str) -> Facts:
 
 
 def described(families: Mapping[str, OwnFamily], facts: Mapping[str, Facts]) -> dict[str, Any]:
-    """Say of each own family, for manifest.json, what it is and where its signals lie below a root."""
-    own = {name: one for name, one in facts.items() if name in families}
-    return {name: {**one.parameters, "folder": one.folder, "signals": one.schema.names} for name, one in own.items()}
+    """Say of each own family and each of the corpus, for manifest.json, what it is and where its signals lie below a root."""
+    named = {name: one for name, one in facts.items() if name in families or name in CORPUS_FAMILIES}
+    return {name: {**one.parameters, "folder": one.folder, "signals": one.schema.names} for name, one in named.items()}
 
 
 def with_code(table: dict[str, Any], facts: Mapping[str, Facts]) -> dict[str, Any]:
@@ -109,6 +109,7 @@ def with_code(table: dict[str, Any], facts: Mapping[str, Facts]) -> dict[str, An
 def _own_columns(key: str, code: _Code | None, digest: str, documents: pa.RecordBatch, texts: TextBatch) -> Sequence[pa.Array]:
     # The source travels with the work: a worker runs the bytes that the build began with, also where it has no such file.
     loaded = _made(key, code)
+    assert loaded.family.compute is not None, "each kind of own family has one"
     if loaded.code != digest:
         raise DomainError(f"families.{loaded.family.name}: a worker has another version of datatrove than the build; install the same")
     return list(loaded.family.compute(texts).values())
@@ -251,6 +252,7 @@ def _check(own: OwnFamily, found: Family) -> None:
 
 def _family_columns(name: str, found: Family, texts: TextBatch) -> dict[str, pa.Array]:
     try:
+        assert found.compute is not None, "it has no compute"
         columns = found.compute(texts)
     except Exception as error:
         raise DomainError(f"families.{name}: {_said(error)} on a batch of {len(texts)} documents; correct the family") from error

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from curate.families import facts_of
 from curate.manifest import Manifest
-from filters import FAMILIES, family
+from filters import CORPUS_FAMILIES, FAMILIES, family
 from filters.spec import Rule
 
 # Rules of families of a recipe's own, by kind (families.py); those of a Family stand in its code, which no version holds.
@@ -54,10 +54,11 @@ def judged(
 
 
 def family_in(manifest: Manifest, name: str) -> tuple[Sequence[Rule], str, list[str]] | None:
-    """Give the rules of a family, in order, the folder of its signals and their names: of a recipe's own one as its version was decided
-    by it, else as of now; None where nothing is known of it."""
+    """Give the rules of a family, in order, the folder of its signals and their names: of a recipe's own or of the corpus as its version was
+    decided by it, else as of now; None where nothing is known of it."""
     if own := manifest.info.get("families", {}).get(name):
-        return _OWN_RULES.get(own["kind"], ()), own["folder"], own["signals"]
+        rules = family(name).rules if name in CORPUS_FAMILIES else _OWN_RULES.get(own["kind"], ())
+        return rules, own["folder"], own["signals"]
     if name not in FAMILIES:
         return None
     facts = facts_of({}, name)

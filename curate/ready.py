@@ -57,6 +57,7 @@ def load_rows(
             if source in recipe.decided_sources()
         ],
         "quality": facts["quality"].folder if "quality" in facts else None,  # without it the column is null
+        "masks": facts["paragraphs"].folder if recipe.paragraphs.mask else None,
     }
     folders = {name: one.folder for name, one in facts.items()}
     for path in store.files(folder_of(recipe.domain), ".duckdb"):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from curate.manifest import SHUFFLE
-from filters import FAMILIES, family
+from filters import CORPUS_FAMILIES, FAMILIES, family
 
 ROLES = ("candidate", "reference", "background", "replay", "benchmark")
 SCORERS = ("quality",)
@@ -51,6 +51,7 @@ class Fields:
 class Source:
     """One named place of documents: paths or globs (any fsspec URL), how to read them, what they are for, and who judges them.
 
+    Without `near_duplicates` only exact copies go: no row of the source goes for another that is alike, nor does another go for it.
     `rules` stand in place of the recipe's; `thresholds` (family -> rule -> value, None for off) hold only what is set for this source
     and lie over the recipe's.
     """
@@ -63,6 +64,7 @@ class Source:
     fields: Fields = Fields()
     holdout_share: float | None = None
     max_dedup_share: float | None = None
+    near_duplicates: bool = True
     web: bool | None = None
     rules: tuple[str, ...] | None = None
     thresholds: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
@@ -126,6 +128,17 @@ class Dedup:
     def contained_from(self) -> float | None:
         """The containment from which a row goes; None also where exact copies only are wanted."""
         return None if self.threshold is None else self.containment
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Paragraphs:
+    """Repeated paragraphs: lines of at least `min_words` words that are in more than `max_documents` texts. With `mask` training leaves
+    them out of every row; without it they are facts for rules.
+    """
+
+    min_words: int = 8
+    max_documents: int = 10
+    mask: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -250,6 +263,7 @@ class Recipe:
     scorers: tuple[str, ...] = ()
     holdout: Holdout = Holdout()
     dedup: Dedup = Dedup()
+    paragraphs: Paragraphs = Paragraphs()
     quality: Quality = Quality()
     select: Select = Select()
     mix: Mix = dataclasses.field(default_factory=Mix)
@@ -288,9 +302,11 @@ class Recipe:
         return {name: {**self._defaults(name), **self.thresholds.get(name, {}), **source.thresholds.get(name, {})} for name in names}
 
     def families_to_compute(self) -> tuple[str, ...]:
-        """Name every shipped family, in the order of their table, then the recipe's own that judge some row of the manifest."""
-        judging = {name for source in self.decided_sources() for name in self.judged_by(source)}
-        return (*FAMILIES, *(name for name in self.families if name in judging))
+        """Name every shipped family of texts, in the order of their table, then those of the corpus and the recipe's own that judge some
+        row of the manifest; one that masks rows needs not judge any."""
+        needed = {name for source in self.decided_sources() for name in self.judged_by(source)}
+        needed |= {"paragraphs"} if self.paragraphs.mask else set()
+        return (*FAMILIES, *(name for name in (*CORPUS_FAMILIES, *self.families) if name in needed))
 
     def _is_web(self, name: str) -> bool:
         return self.families[name].is_web if name in self.families else family(name).is_web
@@ -312,6 +328,8 @@ def portable(recipe: Recipe) -> dict[str, Any]:
         judged = recipe.judged_by(source) if source in recipe.decided_sources() else {}
         entry |= {"web": source.is_web, "rules": list(judged), "judged_by": judged}
         del entry["path"], entry["format"], entry["fields"]["title"], entry["thresholds"], entry["max_dedup_share"]
+        if source.near_duplicates:
+            del entry["near_duplicates"]  # as it was written before it could be off
     del table["rules"], table["thresholds"], table["tokenizer"]["path"], table["quality"]["model"], table["quarantine"]
     table["dedup"] |= dict(zip(("bands", "rows"), recipe.dedup.shape, strict=True))
     del table["dedup"]["profile"], table["dedup"]["max_share"], table["dedup"]["max_copies"]
@@ -319,6 +337,9 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     if recipe.dedup.contained_from is None:
         del table["dedup"]["containment"]
     table |= _portable_choice(recipe)
+    # So are paragraphs that nobody looked at.
+    if "paragraphs" not in recipe.families_to_compute():
+        del table["paragraphs"]
     own = [recipe.families[name] for name in recipe.families_to_compute() if name in recipe.families]
     table["families"] = {
         one.name: {"function": _attribute(one.function), "datatrove": _attribute(one.datatrove), "arguments": dict(one.arguments)}

@@ -14,7 +14,7 @@ from typing import Any
 from curate.families import family_of
 from curate.manifest import COLUMNS
 from curate.recipe import FAMILY_NAME, DomainError, OwnFamily, Recipe
-from filters import FAMILIES, family
+from filters import CORPUS_FAMILIES, FAMILIES, family
 
 # A family is a column in the tables of a decision and of `curate sql`, so these and their other columns keep their names. A test
 # compares them with a decision's.
@@ -83,7 +83,7 @@ _COLUMNS = (
         "file_row_number",
     ),
 )
-_FACTS = ("minhash",)  # kept beside the families' signals
+_FACTS = ("minhash", "paragraph_keys")  # kept beside the families' signals
 _LARGEST = 3.4e38  # of float32, as which ratios are compared
 
 
@@ -91,7 +91,7 @@ def own_families(table: Any, *, taken: Iterable[str]) -> dict[str, OwnFamily]:
     """Read the tables [families.NAME]; a name that is `taken`, by a key of recipes or sources, would have two meanings."""
     if not isinstance(table, Mapping):
         raise DomainError(f"families is {table!r}, but it is a table; write [families.NAME] with function or datatrove")
-    reserved = {*taken, *FAMILIES, *COLUMNS, *_COLUMNS, *_TABLES, *_FACTS}
+    reserved = {*taken, *FAMILIES, *CORPUS_FAMILIES, *COLUMNS, *_COLUMNS, *_TABLES, *_FACTS}
     found = {}
     for name, spec in table.items():
         if not FAMILY_NAME.fullmatch(name):
@@ -104,7 +104,7 @@ def own_families(table: Any, *, taken: Iterable[str]) -> dict[str, OwnFamily]:
 
 def rule_families(own: Mapping[str, OwnFamily]) -> list[str]:
     """Name the families that may judge: the shipped ones with rules, and the recipe's own."""
-    return [*(name for name in FAMILIES if family(name).rules), *own]
+    return [*(name for name in FAMILIES | CORPUS_FAMILIES if family(name).rules), *own]
 
 
 def read_families(value: Any, known: list[str], *, where: str) -> tuple[str, ...]:

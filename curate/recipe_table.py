@@ -8,7 +8,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -31,6 +31,7 @@ from curate.recipe import (
     Holdout,
     Mix,
     OwnFamily,
+    Paragraphs,
     Quality,
     Quarantine,
     Recipe,
@@ -51,12 +52,14 @@ from curate.recipe_rules import (
     resolved_thresholds,
     rule_families,
 )
+from filters import CORPUS_FAMILIES, family
 from filters.minhash import fitting_bands, least_threshold, recall
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _SECTIONS: dict[str, type] = {
     "holdout": Holdout,
     "dedup": Dedup,
+    "paragraphs": Paragraphs,
     "quality": Quality,
     "select": Select,
     "mix": Mix,
@@ -64,6 +67,17 @@ _SECTIONS: dict[str, type] = {
     "quarantine": Quarantine,
 }
 _SOURCE_KEYS = [field.name for field in dataclasses.fields(Source) if field.name not in ("name", "thresholds")]
+
+
+def token_count(text: str) -> int | None:
+    """Read a count such as 8M, 20B or 500_000; None where it is none.
+
+    >>> token_count("1.5B")
+    1500000000
+    """
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMBT])", text):
+        return round(float(match[1]) * _SUFFIXES[match[2]])
+    return int(text) if re.fullmatch(r"\d+(_\d+)*", text) else None
 
 
 def build_recipe(table: Mapping[str, Any], *, is_sample: bool, shares_of: Callable[[str], Mapping[str, Fraction]]) -> Recipe:
@@ -78,7 +92,7 @@ def build_recipe(table: Mapping[str, Any], *, is_sample: bool, shares_of: Callab
         raise DomainError(f"domain {table['domain']!r} is not a name; use letters, digits, '.', '_' and '-'")
     if not isinstance(table["sources"], Mapping):
         raise DomainError(f"sources is {table['sources']!r}, but it is a table; write [sources.NAME] with a path")
-    sections = {key: _section(cls, table.get(key, {}), key) for key, cls in _SECTIONS.items()}
+    sections = {key: _section(cls, table.get(key, {}), key, beside=_rules_beside(key)) for key, cls in _SECTIONS.items()}
     choices = _stages(table.get("stages", []))
     if sections["select"].top_share is not None or sections["select"].threshold is not None:
         sections["select"] = dataclasses.replace(sections["select"], budget_tokens=None)
@@ -88,7 +102,7 @@ def build_recipe(table: Mapping[str, Any], *, is_sample: bool, shares_of: Callab
     for name in scorers:
         _one_of(name, SCORERS, "scorers")
     sources = tuple(_source(name, spec, known, own) for name, spec in table["sources"].items())
-    given = {name: read_thresholds(name, table[name], own, where=name) for name in known if name in table}
+    given = {name: read_thresholds(name, _limits(name, table[name]), own, where=name) for name in known if name in table}
     named = dict.fromkeys([*rules, *(name for source in sources for name in source.rules or ())])
     recipe = Recipe(
         domain=table["domain"],
@@ -112,13 +126,24 @@ def _stages(tables: Any) -> list[StageChoice]:
     return [_section(StageChoice, table, f"stages.{table['name']}") for table in tables]
 
 
-def _section(cls: type, table: Any, where: str) -> Any:
+def _section(cls: type, table: Any, where: str, *, beside: Sequence[str] = ()) -> Any:
+    known = [*_names(cls), *beside]
     if not isinstance(table, Mapping):
-        raise DomainError(f"{where} is {table!r}, but it is a table; write [{where}] with keys {', '.join(_names(cls))}")
-    refuse_unknown(table, _names(cls), where=f"[{where}]")
+        raise DomainError(f"{where} is {table!r}, but it is a table; write [{where}] with keys {', '.join(known)}")
+    refuse_unknown(table, known, where=f"[{where}]")
     refuse_two(table, f"[{where}]", ALTERNATIVES.get(where.split(".")[0], ()))
     hints = typing.get_type_hints(cls)
-    return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in table.items()})
+    return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in table.items() if key not in beside})
+
+
+def _rules_beside(section: str) -> list[str]:
+    """Name the rules whose limits stand in a table with settings, because the settings are those of their family."""
+    return [rule.name for rule in family(section).rules] if section in CORPUS_FAMILIES else []
+
+
+def _limits(name: str, table: Any) -> Any:
+    """Leave the limits of rules of a table that may hold settings, too."""
+    return {key: table[key] for key in table if key in _rules_beside(name)} if name in _SECTIONS else table
 
 
 def _source(name: str, spec: Any, known: list[str], own: Mapping[str, OwnFamily]) -> Source:
@@ -144,8 +169,8 @@ def _names(cls: type) -> list[str]:
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if int in options and isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMBT])", value)):
-        value = round(float(match[1]) * _SUFFIXES[match[2]])
+    if int in options and isinstance(value, str) and (count := token_count(value)) is not None:
+        value = count
     if value is False and types.NoneType in options and bool not in options:
         return None
     for option in options:
@@ -193,6 +218,8 @@ def _check(recipe: Recipe) -> None:
         ("dedup.rows", 1 if recipe.dedup.rows is None else recipe.dedup.rows, 1),
         ("dedup.seed", recipe.dedup.seed, 0),
         ("dedup.max_copies", recipe.dedup.max_copies, 1),
+        ("paragraphs.min_words", recipe.paragraphs.min_words, 1),
+        ("paragraphs.max_documents", recipe.paragraphs.max_documents, 1),
         ("quality.dim", recipe.quality.dim, 1),
         ("quality.epochs", recipe.quality.epochs, 1),
         ("quality.word_ngrams", recipe.quality.word_ngrams, 1),

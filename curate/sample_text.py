@@ -43,13 +43,17 @@ _PLANS = {
 }
 _STUFFING = ("perhaps", "local", "certain", "early", "nearly", "rather", "former", "several", "special", "partly")
 _HAS_LINKS = ("background", "results", "discussion", "therapy", "outcome")
-_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou](?!ni|se|ro))")
+_ARTICLE = re.compile(r"([Aa])(?<!\w[Aa]) (?=[aeiou](?!ni|se|ro))")
 _SLOT = re.compile(r"\{([^{}]+)\}")
 
 
 def draw(n: int, *key: object) -> int:
     """Return a number in [0, n) that depends on the key alone."""
-    return int.from_bytes(blake2b("/".join(map(str, key)).encode(), digest_size=8).digest(), "big") % n
+    return _draw(n, "/".join(map(str, key)))
+
+
+def _draw(n: int, key: str) -> int:
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % n
 
 
 def fill(frame: str, words: Words, key: str) -> str:
@@ -57,18 +61,30 @@ def fill(frame: str, words: Words, key: str) -> str:
 
     `{name}` takes any option, `{name#0}` and `{name#1}` take different ones, `{num:LOW:HIGH}` a number with as many decimals as LOW.
     """
-
-    def one(match: re.Match[str]) -> str:
-        slot_key = f"{key}/{match.start()}"
-        name, _, number = match[1].partition("#")
+    parts = []
+    for before, place, name, number in _parts(frame):
+        parts.append(before)
+        slot_key = f"{key}/{place}"
         if name.startswith("num:"):
-            return _number(name, slot_key)
-        options = words[name]
-        index = draw(len(options), key, name) + int(number) if number else draw(len(options), slot_key)
-        option = options[index % len(options)]
-        return fill(option, words, slot_key) if "{" in option else option
+            parts.append(_number(name, slot_key))
+        elif name:
+            options = words[name]
+            index = _draw(len(options), slot_key) if number is None else _draw(len(options), f"{key}/{name}") + number
+            option = options[index % len(options)]
+            parts.append(fill(option, words, slot_key) if "{" in option else option)
+    return "".join(parts)
 
-    return _SLOT.sub(one, frame)
+
+@cache
+def _parts(frame: str) -> list[tuple[str, int, str, int | None]]:
+    """Cut a frame at its slots: the text before each, its place, name and number; behind the last slot one without a name."""
+    parts: list[tuple[str, int, str, int | None]] = []
+    end = 0
+    for slot in _SLOT.finditer(frame):
+        name, _, number = slot[1].partition("#")
+        parts.append((frame[end : slot.start()], slot.start(), name, int(number) if number else None))
+        end = slot.end()
+    return [*parts, (frame[end:], end, "", None)]
 
 
 @cache
@@ -120,7 +136,7 @@ def sentences(slot: str, n_sentences: int, words: Words, key: str) -> Iterator[s
     start = draw(len(frames), key, "start")
     stride = next(stride for stride in range(1 + draw(len(frames), key, "stride"), 99) if gcd(stride, len(frames)) == 1)
     for number in range(min(n_sentences, len(frames))):
-        has_link = number > 0 and slot in _HAS_LINKS and draw(5, key, number, "link") == 0
+        has_link = number > 0 and slot in _HAS_LINKS and _draw(5, f"{key}/{number}/link") == 0
         frame = "{link} " * has_link + frames[(start + number * stride) % len(frames)]
         sentence = _finish(fill(frame, words, f"{key}/{number}"))
         yield sentence.rstrip(".") if slot == "title" else sentence
@@ -221,5 +237,5 @@ def _number(slot: str, key: str) -> str:
     _, low, high = slot.split(":")
     n_decimals = len(low.partition(".")[2])
     scale = 10**n_decimals
-    number = round(float(low) * scale) + draw(round((float(high) - float(low)) * scale) + 1, key)
+    number = round(float(low) * scale) + _draw(round((float(high) - float(low)) * scale) + 1, key)
     return f"{number / scale:.{n_decimals}f}"

@@ -22,7 +22,8 @@ from filters.spec import Rule
 def signal_views(store: Store, connection: duckdb.DuckDBPyConnection, manifest: Manifest) -> None:
     """Make the views, where there are signals: shard, row and a struct for each family; shard, row, `n_breached` and `breached`.
 
-    Signals are those of the shipped families as they are computed now, of a recipe's own ones as its version was decided by them.
+    Signals are those of the shipped families as they are computed now, of a recipe's own and of the corpus as its
+    version was decided by them.
     """
     families = {name: (facts.folder, facts.schema.names) for name, facts in ((name, facts_of({}, name)) for name in FAMILIES)}
     families |= {name: (entry["folder"], entry["signals"]) for name, entry in manifest.info.get("families", {}).items()}

@@ -13,13 +13,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from curate.manifest import ManifestError
+from curate.manifest import MACROS, ManifestError
 from curate.store import Store, digest_of, file_digest
 
 END_OF_TEXT = "<|endoftext|>"
@@ -188,13 +189,12 @@ def open_segments(store: Store, tokenizer: Mapping[str, Any]) -> Segments:
 
 
 def mask_keys(masks: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Name each row's masks by content, "" for none; the SQL macro masks_key gives the same."""
-    masks = masks.combine_chunks() if isinstance(masks, pa.ChunkedArray) else masks
-    lengths = pc.fill_null(pc.list_value_length(masks), 0).to_numpy(zero_copy_only=False)
-    keys = [""] * len(masks)
-    for index in np.flatnonzero(lengths):
-        keys[index] = mask_key(masks[int(index)].as_py())
-    return pa.array(keys, pa.string())
+    """Name each row's masks by content, "" for none, as `mask_key` does, all rows at once."""
+    with duckdb.connect() as connection:
+        connection.execute(MACROS)
+        connection.register("masked", pa.table({"masks": masks}))
+        keys = connection.sql("SELECT coalesce(masks_key(masks), '') AS key FROM masked").to_arrow_table()["key"]
+    return keys.combine_chunks()
 
 
 def mask_key(masks: Sequence[Mask]) -> str:

@@ -87,17 +87,17 @@ def what_if(store: Store, changed: Recipe, base: Recipe | Manifest) -> dict[str,
         if isinstance(base, Recipe):
             below = _find(store, base)
             with database(store, MEMORY) as other:  # its rows may be others
-                read = {**_facts_read(below), **read} if _same_scores(below, found) else read
-                rows_path, path = _base(store, other, below, read)
-            known = _open(store, connection, found, read)
-            before = _of_recipe(store, connection, base, path, rows_path)
+                shared = {**_facts_read(below), **read} if _is_over_the_same(below, found) else None
+                rows_path, path = _base(store, other, below, shared or _facts_read(below))
+            known = _open(store, connection, found, shared or read)
+            before = _of_recipe(store, connection, base, path, None if rows_path == known.rows_path else rows_path)
         else:
             known = _open(store, connection, found, read)
             rows_path, before = "", _of_version(store, connection, base)
         after, remarks = _decide(store, connection, known)
         key = "slot" if known.rows_path == rows_path else "row_id"
         connection.execute(_MOVED.format(key=key, before=before.rows, after=after.rows, **_keys(key, before)))
-        sides = Sides(before.name, base, before.groups, after.name, changed, after.groups)
+        sides = Sides(base, before.groups, changed, after.groups)
         return {
             "before": _totals(before),
             "after": _totals(after),
@@ -138,9 +138,13 @@ def _facts_read(found: _Found) -> dict[str, Facts]:
     return {name: found.facts[name] for name in (*families_read(found.recipe), "quality") if name in found.facts}
 
 
-def _same_scores(one: _Found, other: _Found) -> bool:
-    folders = [found.facts["quality"].folder if "quality" in found.facts else None for found in (one, other)]
-    return folders[0] == folders[1]
+def _is_over_the_same(one: _Found, other: _Found) -> bool:
+    """Whether two decisions are over the same shards and scores, so that one file of rows may serve both."""
+    shards, scores = [], []
+    for found in (one, other):
+        shards.append({source.name: found.ingested[source.name].shards for source in found.recipe.decided_sources()})
+        scores.append(found.facts["quality"].folder if "quality" in found.facts else None)
+    return shards[0] == shards[1] and scores[0] == scores[1]
 
 
 def _open(store: Store, connection: duckdb.DuckDBPyConnection, found: _Found, read: Mapping[str, Facts]) -> Known:
@@ -197,13 +201,15 @@ def _decide(store: Store, connection: duckdb.DuckDBPyConnection, known: Known) -
     return side, [*stops, *stages.warnings(described)]
 
 
-def _of_recipe(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, path: str, rows_path: str) -> _Side:
-    """Open a kept outcome as the view `before`, over the rows that it is about."""
+def _of_recipe(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, path: str, other_rows: str | None) -> _Side:
+    """Open a kept outcome as the view `before`; `other_rows` is the file of its rows where they are not those of `rows`."""
     local = str(store.local(path))
-    told = {name.decode(): json.loads(value) for name, value in pq.read_schema(local).metadata.items() if name != b"ARROW:schema"}
+    told = {name.decode(): json.loads(value) for name, value in pq.read_schema(local).metadata.items()}
     connection.execute(f"CREATE VIEW before AS FROM read_parquet({quoted(local)})")
-    connection.execute(f"ATTACH {quoted(str(store.local(rows_path)))} AS before_at_hand (READ_ONLY)")
-    relation = OF_ROWS.format(outcome="before").replace(" JOIN rows ", " JOIN before_at_hand.rows ")
+    relation = OF_ROWS.format(outcome="before")
+    if other_rows is not None:
+        connection.execute(f"ATTACH {quoted(str(store.local(other_rows)))} AS other (READ_ONLY)")
+        relation = relation.replace(" JOIN rows ", " JOIN other.rows ")
     return _Side(
         "the recipe", told["groups"], told["stages"], relation, recipe.select.where is not None, ranks_by_quality(recipe.select)
     )  # fmt: skip

@@ -26,12 +26,10 @@ _LEAST = 1e-9
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sides:
-    """The two that are compared: names, what was decided by, and totals (see outcome.groups)."""
+    """The two that are compared: what was decided by, and totals (see outcome.groups)."""
 
-    before_name: str
     before: Recipe | Manifest
     before_groups: Sequence[Mapping[str, Any]]
-    after_name: str
     after: Recipe
     after_groups: Sequence[Mapping[str, Any]]
 
@@ -65,7 +63,7 @@ def _nearest(
     value, limit = "NULL::DOUBLE", "NULL::DOUBLE"
     if measure is not None and measure.limits:
         value = measure.value
-        by = "component" if reason == "budget" else "moved.source"
+        by = "moved.component" if reason == "budget" else "moved.source"
         limit = f"CASE {by} {' '.join(f'WHEN {quoted(name)} THEN {float(one)!r}::DOUBLE' for name, one in measure.limits.items())} END"
     query = _NEAREST.format(value=value, limit=limit, least=_LEAST, n_samples=_N_SAMPLES)
     for row in connection.sql(query, params={"direction": direction, "reason": reason}).to_arrow_table().to_pylist():

@@ -1,7 +1,8 @@
 """Facts about one document: families of signals over text, and the rules that judge them.
 
-`FAMILIES` is the one table of families. It maps names to where they are defined rather than to the families, so that reading the
-table compiles and loads nothing; a typing error in a row is found when the family is first used, and by a test that loads them all.
+`FAMILIES` is the one table of families; `CORPUS_FAMILIES` holds those whose signals only all documents together can tell, which curate
+computes. They map names to where they are defined rather than to the families, so that reading a table compiles and loads nothing; a
+typing error in a row is found when the family is first used, and by a test that loads them all.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ FAMILIES: Final[dict[str, str]] = {
     "c4_fineweb": "filters.c4:C4_FINEWEB",
     "fineweb": "filters.fineweb:FINEWEB",
 }
+CORPUS_FAMILIES: Final[dict[str, str]] = {
+    "paragraphs": "filters.paragraphs:PARAGRAPHS",
+    "urls": "filters.urls:URLS",
+}
 
 
 def family(name: str) -> Family:
     """Load the family of this name; raises ValueError, naming the known ones, when there is none."""
-    if name not in FAMILIES:
-        raise ValueError(f"family {name!r} not found; known: {', '.join(sorted(FAMILIES))}. Use one of these names.")
-    module, attribute = FAMILIES[name].split(":")
+    known = FAMILIES | CORPUS_FAMILIES
+    if name not in known:
+        raise ValueError(f"family {name!r} not found; known: {', '.join(sorted(known))}. Use one of these names.")
+    module, attribute = known[name].split(":")
     found: Family = getattr(importlib.import_module(module), attribute)
     return found

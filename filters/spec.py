@@ -62,13 +62,14 @@ class Family:
     """Signals that are computed together, the rules over them in the order in which they judge, and the version of both.
 
     `compute` returns exactly one array per signal, in the order of `signals`, of the batch's length and the declared type. Cached
-    signals are keyed by `version`: any change of an output needs a new one. A family that `is_web` was made for web pages: a recipe has
-    only web sources judged by it, unless told otherwise.
+    signals are keyed by `version`: any change of an output needs a new one. It is None where no text alone tells the signals
+    (`filters.CORPUS_FAMILIES`). A family that `is_web` was made for web pages: a recipe has only web sources judged by it, unless told
+    otherwise.
     """
 
     name: str
     version: int
     signals: tuple[Signal, ...]
     rules: tuple[Rule, ...]
-    compute: Callable[[TextBatch], dict[str, pa.Array]]
+    compute: Callable[[TextBatch], dict[str, pa.Array]] | None
     is_web: bool = False

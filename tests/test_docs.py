@@ -13,7 +13,7 @@ import pytest
 from curate import expressions
 from curate import recipe as recipes
 from curate.presets import PRESETS
-from filters import FAMILIES, family
+from filters import CORPUS_FAMILIES, FAMILIES, family
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGES = [_ROOT / "README.md", _ROOT / "manifests" / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -29,7 +29,7 @@ def _table(section: str) -> dict[str, str]:
     ("section", "cls"),
     [
         ("[select]", recipes.Select), ("[mix]", recipes.Mix), ("[[stages]]", recipes.StageChoice), ("[holdout]", recipes.Holdout),
-        ("[dedup]", recipes.Dedup), ("[quality]", recipes.Quality),
+        ("[dedup]", recipes.Dedup), ("[paragraphs]", recipes.Paragraphs), ("[quality]", recipes.Quality),
         ("[tokenizer]", recipes.TokenizerChoice), ("[quarantine]", recipes.Quarantine),
     ],
 )  # fmt: skip
@@ -38,7 +38,7 @@ def test_the_recipe_page_has_every_key_with_its_default(section, cls):
     assert set(shown) == {field.name for field in dataclasses.fields(cls)}
     for field in dataclasses.fields(cls):
         if isinstance(field.default, int | float):
-            assert shown[field.name] == f"`{field.default:g}`" or shown[field.name] == f"`{field.default}`"
+            assert shown[field.name] == f"`{field.default:g}`" or shown[field.name] == f"`{str(field.default).lower()}`"
         elif isinstance(field.default, str):
             assert shown[field.name] == f'`"{field.default}"`'
 
@@ -61,9 +61,10 @@ def test_the_recipe_page_has_every_function_and_column_of_expressions_and_every_
 
 
 def test_the_recipe_page_has_every_rule():
-    rules = [(name, rule) for name in FAMILIES for rule in family(name).rules]
+    known = FAMILIES | CORPUS_FAMILIES
+    rules = [(name, rule) for name in known for rule in family(name).rules]
     shown = _table("[FAMILY]")
-    off = {name: shown.pop(name) for name in list(shown) if name in FAMILIES}
+    off = {name: shown.pop(name) for name in list(shown) if name in known}
     assert shown == {f"{name}.{rule.name}": f"`{rule.threshold:g}`" for name, rule in rules if rule.threshold is not None}
     assert [(name, rule) for name, text in off.items() for rule in re.findall(r"`(\w+)`", text)] == [
         (name, rule.name) for name, rule in rules if rule.threshold is None

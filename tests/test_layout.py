@@ -1,6 +1,7 @@
 """The house rules that a machine can hold: who imports whom, what stays out of where, and sizes."""
 
 import ast
+import functools
 import importlib.metadata
 import pathlib
 import subprocess
@@ -14,9 +15,14 @@ _SHARED = {"curate.manifest", "curate.store", "curate.tokens"}
 _FILES = [path for package in _PACKAGES for path in sorted((_ROOT / package).rglob("*.py"))]
 
 
+@functools.cache
+def _tree(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _imports(path: pathlib.Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -81,7 +87,7 @@ def test_train_without_torch_says_what_to_install():
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_modules_and_functions_stay_readable(path):
-    tree = ast.parse(path.read_text())
+    tree = _tree(path)
     assert ast.get_docstring(tree), "a module opens with what it does and where it stands"
     assert len(path.read_text().splitlines()) <= 350
     for node in ast.walk(tree):

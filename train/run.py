@@ -7,6 +7,7 @@ documents are counted under it here, because the shares that come out decide whe
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -147,12 +148,15 @@ def identity_of(manifest: Manifest, base: Base, config: TrainConfig) -> dict[str
 def software() -> dict[str, str]:
     """Name the versions, and the number of threads, that the last bits of a loss depend on."""
     found = {"python": platform.python_version(), "n_threads": str(torch.get_num_threads())}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | {package: _version(package) for package in _PACKAGES}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def read_record(store: Store, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -44,14 +44,16 @@ def decide_twin(
     edges: Sequence[Edge] = (),
     threshold: float = 0.8,
     containment: float | None = 0.9,
+    exact_only: Collection[str] = (),
 ) -> dict[str, tuple[str, str | None, int | None, str | None]]:
     """Give row_id -> (split, reason, rank, dup_of). There is one replay component, wikipedia; edges join doc_ids.
 
-    `min_words` is by source, None where no rule judges it.
+    `min_words` is by source, None where no rule judges it; rows of the sources `exact_only` go for exact copies only.
     """
     alike = {(a, b): value for one, other, value, *_ in edges if value >= threshold for a, b in ((one, other), (other, one))}
     in_other = {pair: value for one, other, _, *both in edges for pair, value in zip(((one, other), (other, one)), both, strict=True)}
     contained = {pair: value for pair, value in in_other.items() if containment is not None and value >= containment}
+    linked = {*alike, *contained}
     held = [row for row in rows if int(hash16(f"holdout|{row['group']}"), 16) < int(shares[row["source"]] * 2**64)]
     held_ids = {row["row_id"] for row in held}
     out: dict[str, tuple[str, str | None, int | None, str | None]] = {row["row_id"]: ("holdout", None, None, None) for row in held}
@@ -63,16 +65,15 @@ def decide_twin(
             out[row["row_id"]] = ("dropped", "gopher_quality.min_words", None, None)
         elif row["component"] == "domain" and not choice.where(row):
             out[row["row_id"]] = ("dropped", "select.where", None, None)
-        elif any(_is_same(row, other) or _is_linked(row["doc_id"], other["doc_id"], {*alike, *contained}) for other in held):
+        elif any(_is_same(row, other) or _is_linked(row["doc_id"], other["doc_id"], linked) for other in held):
             out[row["row_id"]] = ("dropped", "holdout.leak", None, None)
         else:
             passed.append(row)
     passed.sort(key=_keeper_key)
     firsts = {row["doc_id"]: row for row in reversed(passed)}  # the first row of each text stands for it
-    gone = _near_copies(sorted(firsts.values(), key=_keeper_key), alike)
-    gone |= _contained_rows(
-        [row for row in firsts.values() if row["doc_id"] not in gone], contained, {keeper for _, keeper in gone.values()}
-    )
+    compared = [row for row in firsts.values() if row["source"] not in exact_only]
+    gone = _near_copies(sorted(compared, key=_keeper_key), alike)
+    gone |= _contained_rows([row for row in compared if row["doc_id"] not in gone], contained, {keeper for _, keeper in gone.values()})
     kept = [row for row in firsts.values() if row["doc_id"] not in gone]
     for row in passed:
         reason, keeper = gone.get(row["doc_id"], ("duplicate.exact", firsts[row["doc_id"]]["row_id"]))

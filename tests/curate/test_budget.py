@@ -18,7 +18,7 @@ from curate.build import Built, CheckFailed, build
 from curate.recipe import DomainError, Recipe, Source, portable
 from curate.recipe_file import read_recipe
 from curate.store import Store
-from tests.curate.corpora import text, write_corpus, write_jsonl
+from tests.curate.corpora import text, write_jsonl
 
 _RECIPE = """
 domain = "small"
@@ -170,8 +170,8 @@ def test_notes_that_differ_in_four_numbers_collapse_and_trip_the_budget(tmp_path
     assert _published(tmp_path) == []
 
 
-def test_counts_are_those_of_plain_python(tmp_path):
-    recipe = write_corpus(tmp_path)
+def test_counts_are_those_of_plain_python(own, tmp_path):
+    recipe = own("manifests").recipe
     settings = ("dedup.max_share=0", "dedup.max_copies=1")
     with pytest.raises(CheckFailed) as failed:
         _build(tmp_path, recipe, *settings)

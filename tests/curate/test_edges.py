@@ -3,6 +3,7 @@ order change nothing.
 """
 
 import collections
+import functools
 import itertools
 import pathlib
 from typing import Any
@@ -28,6 +29,7 @@ from tests.filters.word_twin import words
 _BANDS = band_facts(Dedup())
 
 
+@functools.cache
 def _grams(body: str, n_words: int = 5) -> set[tuple[str, ...]]:
     found = [word.lower() for word in words(body)]
     return set(zip(*(found[start:] for start in range(n_words)), strict=False))

@@ -5,8 +5,8 @@ import collections
 import dataclasses
 import functools
 import json
+import os
 import pathlib
-import pickle
 import shutil
 import subprocess
 import sys
@@ -25,6 +25,7 @@ from curate.sql import connect, select
 from curate.store import Store
 from curate.verify import verify
 from filters.columns import TextBatch
+from tests.curate.commands import curate
 from tests.curate.corpora import documents, text, write_jsonl
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -275,9 +276,7 @@ def test_an_exception_in_a_function_is_one_line_that_names_the_document(tmp_path
 
 def test_a_broken_recipe_ends_with_one_line_and_exit_2(tmp_path):
     recipe = _write(tmp_path, 'rules = ["dosage"]\n[families.dosage]\nfunction = "rules.py:dosag"\n', rules=_DOSAGE)
-    done = subprocess.run(
-        [sys.executable, "-m", "curate", "build", "--recipe", recipe, "--workers", "1"], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = curate("build", "--recipe", recipe, "--workers", "1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith("error: families.dosage: ")
     assert "has no 'dosag'; did you mean 'dosage'?" in done.stderr.splitlines()[-1]
@@ -477,15 +476,16 @@ def test_a_worker_needs_no_file(tmp_path):
 
 
 def _computed_elsewhere(folder: pathlib.Path, facts: Facts) -> list[list[Any]]:
-    """Compute the facts of the text "a" in another process, as a worker does."""
-    code = (
-        "import pickle, sys\nimport pyarrow as pa\nfrom filters.columns import TextBatch\n"
-        "facts = pickle.load(sys.stdin.buffer)\n"
-        "columns = facts.compute(pa.record_batch({'text': ['a']}), TextBatch.from_arrow(pa.array(['a'])))\n"
-        "print([column.to_pylist() for column in columns])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(facts), capture_output=True, check=True, cwd=_ROOT)
-    return ast.literal_eval(done.stdout.decode())
+    """Compute the facts of the text "a" in a worker process."""
+    executor.local(2)([folder / "0", folder / "1"], functools.partial(_compute_one, facts), label="compute")
+    found = [ast.literal_eval((folder / name).read_text()) for name in ("0", "1")]
+    assert found[0] == found[1]
+    return found[0]
+
+
+def _compute_one(facts: Facts, path: pathlib.Path) -> None:
+    columns = facts.compute(pa.record_batch({"text": ["a"]}), TextBatch.from_arrow(pa.array(["a"])))
+    path.write_text(repr([column.to_pylist() for column in columns]))
 
 
 def test_a_worker_with_another_datatrove_stops_the_build(tmp_path):
@@ -534,12 +534,14 @@ def test_the_page_ships_a_family_in_under_40_lines(tmp_path):
     shutil.copytree(_ROOT / "filters", tmp_path / "filters", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "filters" / "leaders.py").write_text(module)
     table = (tmp_path / "filters" / "__init__.py").read_text()
-    assert table.count("] = {\n") == 1
-    (tmp_path / "filters" / "__init__.py").write_text(table.replace("] = {\n", "] = {\n" + row))
+    opening = "\nFAMILIES: Final[dict[str, str]] = {\n"
+    assert table.count(opening) == 1
+    (tmp_path / "filters" / "__init__.py").write_text(table.replace(opening, opening + row))
     (tmp_path / "test_leaders.py").write_text(test)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_leaders.py"], capture_output=True, text=True, cwd=tmp_path
-    )
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_leaders.py"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 

@@ -29,11 +29,9 @@ def _rows(root: pathlib.Path, built: Built) -> list[dict[str, Any]]:
     return [row for split in manifest.SPLITS for row in manifest.rows(store, built.manifest, split).to_pylist()]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> tuple[pathlib.Path, str, Built]:
-    folder = tmp_path_factory.mktemp("scored")
-    recipe = write_corpus(folder)
-    return folder / "root", recipe, _build(folder / "root", recipe)
+@pytest.fixture
+def base(tiny) -> tuple[pathlib.Path, str, Built]:
+    return tiny.root, tiny.recipe, tiny.built
 
 
 def test_the_domain_ranks_above_the_rest(base):
@@ -68,22 +66,23 @@ def test_scores_are_round_and_between_0_and_1(base):
     assert (values == np.round(values.astype(np.float64), 4).astype(np.float32)).all()
 
 
+@pytest.mark.slow  # tests/curate/test_build.py compares the scorers, too, where rows come in another order and cut and from two workers
 def test_a_fit_repeats_to_the_byte_whatever_the_workers_and_the_cut_of_the_files(base, tmp_path):
     again = _build(tmp_path / "root", write_corpus(tmp_path, n_files=5, reverse=True), workers=2)
     assert again.manifest.info["scorers"] == base[2].manifest.info["scorers"]
 
 
-def test_fitted_models_stay_until_they_are_refitted(tmp_path):
-    recipe = write_corpus(tmp_path)
-    first = _build(tmp_path / "root", recipe)
+def test_fitted_models_stay_until_they_are_refitted(own, tmp_path):
+    mine = own()
+    first = mine.built
     write_jsonl(tmp_path / "data/reference/more.jsonl", documents("paper-more", 60))
-    second = _build(tmp_path / "root", recipe, settings=("gopher_quality.min_words=55",))
+    second = _build(mine.root, mine.recipe, settings=("gopher_quality.min_words=55",))
     assert second.manifest.info["scorers"] == first.manifest.info["scorers"]
-    third = _build(tmp_path / "root", recipe, refit=("quality",))
+    third = _build(mine.root, mine.recipe, refit=("quality",))
     assert third.manifest.info["scorers"] != first.manifest.info["scorers"]
-    fourth = _build(tmp_path / "root", recipe, settings=("gopher_quality.min_words=54",))
+    fourth = _build(mine.root, mine.recipe, settings=("gopher_quality.min_words=54",))
     assert fourth.manifest.info["scorers"] == third.manifest.info["scorers"]
-    assert verify(Store(str(tmp_path / "root")), first.manifest) == ([], [])
+    assert verify(Store(str(mine.root)), first.manifest) == ([], [])
 
 
 def test_other_settings_than_the_pinned_ones_are_refused_with_the_way_out(base, tmp_path):
@@ -101,17 +100,17 @@ def test_a_lost_model_is_said(base, tmp_path):
     assert any(lost.name in fault for fault in verify(Store(str(tmp_path / "root")), base[2].manifest)[0])
 
 
-def test_a_model_of_ones_own_scores_and_is_kept(base, tmp_path):
-    root, recipe, built = base
-    model = root / built.manifest.info["scorers"][0]["models"][0]["path"]
-    own = tmp_path / "own.bin"
-    shutil.copyfile(model, own)
-    named = _build(tmp_path / "root", recipe, settings=(f"quality.model={own}",))
-    own.unlink()
+def test_a_model_of_ones_own_scores_and_is_kept(base, own, tmp_path):
+    root, _, built = base
+    mine = own("manifests", "models")
+    model = tmp_path / "own.bin"
+    shutil.copyfile(root / built.manifest.info["scorers"][0]["models"][0]["path"], model)
+    named = _build(mine.root, mine.recipe, settings=(f"quality.model={model}",))
+    model.unlink()
     (scorer,) = named.manifest.info["scorers"]
     assert [one["sha256"] for one in scorer["models"]] == [built.manifest.info["scorers"][0]["models"][0]["sha256"]]
     assert (scorer["fitted_on"], scorer["held_out_auc"]) == (None, None)
-    assert verify(Store(str(tmp_path / "root")), named.manifest) == ([], [])
+    assert verify(Store(str(mine.root)), named.manifest) == ([], [])
 
 
 @pytest.mark.parametrize(

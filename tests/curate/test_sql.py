@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator
 
 import duckdb
@@ -11,22 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import curate
-from curate import executor
-from curate.build import build
 from curate.manifest import load, rows
-from curate.recipe_file import read_recipe
 from curate.sandbox import QueryError
 from curate.sql import connect, select, stream
 from curate.store import Store
 from tests.curate.commands import curate as curate_command
-from tests.curate.corpora import write_corpus
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> pathlib.Path:
+def root(tiny, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("sql")
+    shutil.copytree(tiny.root, folder / "root")
     store = Store(str(folder / "root"))
-    build(store, read_recipe(store, file=write_corpus(folder)), run=executor.local(1))
     store.write_json("runs/r1/run.json", {"manifest": "v1", "config": {"lr": 0.1}})
     store.append_lines("runs/r1/metrics.jsonl", ['{"step": 1, "loss": 2.5, "by": {"domain": 1}}', '{"step": 2, "loss": 2}'])
     (folder / "secret.txt").write_text("outside")
@@ -287,9 +284,10 @@ def test_ten_questions_are_ten():
     assert [query.split()[1] for query in _QUESTIONS] == [f"{number}." for number in range(1, 11)]
 
 
-def test_an_object_store_is_locked_too(tmp_path):
+def test_an_object_store_is_locked_too(tiny, tmp_path):
     store = Store(f"memory://{tmp_path.name}-sql")
-    build(store, read_recipe(store, file=write_corpus(tmp_path)), run=executor.local(1))
+    for path in filter(pathlib.Path.is_file, tiny.root.rglob("*")):
+        store.write_bytes(path.relative_to(tiny.root).as_posix(), path.read_bytes())
     connection = connect(store.url())
     assert select(connection, "SELECT count(*) AS n FROM documents").to_pylist()[0]["n"] > 100
     with pytest.raises(QueryError):

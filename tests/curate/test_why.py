@@ -1,6 +1,7 @@
 """Why a document is in or out: what is shown is what the manifest and the signals hold, and a document cannot act on a terminal."""
 
 import collections
+import functools
 import io
 import json
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from rich.console import Console
@@ -79,17 +81,29 @@ def root(tmp_path_factory) -> pathlib.Path:
     return folder / "root"
 
 
+@functools.cache
+def _by_place(root: pathlib.Path, table: str) -> dict[tuple[str, int], dict[str, Any]]:
+    return {(row["shard"], row["row"]): row for row in _table(root, f"SELECT * FROM {table}")}
+
+
 def _explain(root: pathlib.Path, id: str, version: str = "v1") -> dict[str, Any]:
     store = Store(str(root))
     return explain(store, load(store, version), id)
 
 
-def _rows(root: pathlib.Path, condition: str, version: str = "v1") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = (
-        connect(str(root), version).sql(f"SELECT * FROM manifest WHERE {condition} ORDER BY row_id").to_arrow_table().to_pylist()
-    )
-    assert found, condition
+@functools.cache
+def _connected(root: pathlib.Path, version: str) -> duckdb.DuckDBPyConnection:
+    return connect(str(root), version)
+
+
+def _table(root: pathlib.Path, query: str, version: str = "v1") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = _connected(root, version).sql(query).to_arrow_table().to_pylist()
+    assert found, query
     return found
+
+
+def _rows(root: pathlib.Path, condition: str, version: str = "v1") -> list[dict[str, Any]]:
+    return _table(root, f"SELECT * FROM manifest WHERE {condition} ORDER BY row_id", version)
 
 
 def _printed(data: dict[str, Any], *, is_terminal: bool = False) -> str:
@@ -132,11 +146,8 @@ def test_what_is_shown_is_what_the_manifest_and_the_signals_hold(root, condition
         )
         assert {key: shown[key] for key in same} == {key: row[key] for key in same}
         assert np.float32(shown["quality"]) == np.float32(row["quality"])
-        place = f"shard = '{row['shard']}' AND \"row\" = {row['row']}"
-        connection = connect(str(root), "v1")
-        (document,) = connection.sql(f"SELECT * FROM documents WHERE {place}").to_arrow_table().to_pylist()
+        document, signals = (_by_place(root, table)[row["shard"], row["row"]] for table in ("documents", "signals"))
         assert (shown["title"], shown["beginning"]) == (document["title"], document["text"][:400])
-        (signals,) = connection.sql(f"SELECT * FROM signals WHERE {place}").to_arrow_table().to_pylist()
         judged = [rule for rule in shown["rules"] if rule["outcome"] != "unknown"]
         assert len(judged) == (11 if row["source"] == "odd" else 10)
         for rule in judged:
@@ -209,10 +220,7 @@ def test_a_near_copy_shows_the_row_in_its_place_and_the_words_that_differ(root):
     same = ("row_id", "doc_id", "source", "source_id", "split", "reason")
     assert {key: found[key] for key in same} == {key: kept[key] for key in same}
     assert (found["kind"], np.float32(found["similarity"])) == ("jaccard", np.float32(row["dup_similarity"]))
-    texts = {}
-    for one in (row, kept):
-        place = f"shard = '{one['shard']}' AND \"row\" = {one['row']}"
-        texts[one["row_id"]] = connect(str(root), "v1").sql(f"SELECT text FROM documents WHERE {place}").fetchall()[0][0].split()
+    texts = {one["row_id"]: _by_place(root, "documents")[one["shard"], one["row"]]["text"].split() for one in (row, kept)}
     assert [word for op, words in found["diff"] if op != "added" for word in words] == texts[kept["row_id"]]
     assert [word for op, words in found["diff"] if op != "removed" for word in words] == texts[row["row_id"]]
     assert {op for op, _ in found["diff"]} == {"same", "removed", "added"}
@@ -377,7 +385,7 @@ def test_a_diff_of_long_texts_is_of_their_first_words():
     diff, is_cut = word_diff(" ".join(words), " ".join(["new", *words]))
     assert is_cut
     assert diff == [("added", ["new"]), ("same", words[:1_999]), ("removed", words[1_999:2_000])]
-    assert not word_diff("a " * 2_000, "a " * 2_000)[1]
+    assert not word_diff(" ".join(words[:2_000]), " ".join(words[:2_000]))[1]
 
 
 def _curate(root: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,6 @@
 """Words, lines and sentences in plain Python: slow, short, and what the kernels in filters/columns.py must agree with."""
 
+import functools
 import unicodedata
 
 # First and last code point. Only the letters among them count, which a character's category says.
@@ -29,6 +30,7 @@ ENDINGS = ".?!"  # and those of other scripts, which filters/unicode_endings.txt
 CLOSING = "\"')]}\u00bb\u2019\u201d\u203a\u300d\u300f\uff02\uff07\uff09"
 
 
+@functools.cache
 def char_class(char: str) -> str:
     """Class of a character: L letter, N number, M mark, S spaceless letter, or - for everything else, which separates.
 

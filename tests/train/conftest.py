@@ -35,13 +35,15 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def sample_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def sample_root(made_sample: tuple[pathlib.Path, dict[str, int]], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     from curate.build import build
     from curate.executor import local
     from curate.recipe_file import read_recipe
 
-    root = tmp_path_factory.mktemp("sample")
-    settings = ["select.budget_tokens=20k", "tokenizer.vocab_size=512", "mix.epochs=2", "holdout.share=0.02"]
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(made_sample[0], root / "cache/sample")
+    settings = ["select.budget_tokens=20k", "tokenizer.vocab_size=512", "mix.epochs=2", "holdout.share=0.01"]
+    settings += ["scorers=[]", "select.order_by=random", "dedup.threshold=false"]  # training reads nothing that these would compute
     store = Store(str(root))
     build(store, read_recipe(store, domain="medical", settings=settings), run=local(1))
     return root
