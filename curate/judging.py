@@ -54,8 +54,8 @@ def judged(
 
 
 def family_in(manifest: Manifest, name: str) -> tuple[Sequence[Rule], str, list[str]] | None:
-    """Give the rules of a family, in order, the folder of its signals and their names: of a recipe's own or of the corpus as its version was
-    decided by it, else as of now; None where nothing is known of it."""
+    """Give the rules of a family, in order, the folder of its signals and their names: of a recipe's own or of the corpus as its version
+    was decided by it, else as of now; None where nothing is known of it."""
     if own := manifest.info.get("families", {}).get(name):
         rules = family(name).rules if name in CORPUS_FAMILIES else _OWN_RULES.get(own["kind"], ())
         return rules, own["folder"], own["signals"]

@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.annotate import band_facts
+from curate.annotate import band_facts, columns_of, family_facts
 from curate.judging import breach, judged
 from curate.manifest import Manifest, ManifestError, attach, hash_key, share_key
 from curate.normalise import doc_ids, normalise
@@ -25,7 +25,7 @@ from curate.scorers import quality_facts
 from curate.store import Store
 from curate.tokens import encode, find_separators, load_tokenizer
 from curate.why import in_versions, place, plain, shortest
-from filters import FAMILIES, family, minhash
+from filters import FAMILIES, minhash
 from filters.columns import TextBatch
 
 BEGINNING_CHARS = 400
@@ -50,7 +50,8 @@ def explain_text(store: Store, manifest: Manifest, text: str, *, source: str | N
 
     def signals_of(name: str) -> Mapping[str, Any] | None:
         if name in FAMILIES and name not in manifest.info.get("families", {}):
-            signals.setdefault(name, plain(pa.table(family(name).compute(batch)))[0])
+            facts = family_facts(name)
+            signals.setdefault(name, plain(pa.table(columns_of(facts, documents, batch), schema=facts.schema))[0])
         return signals.get(name)
 
     remarks: list[str] = []
@@ -125,7 +126,7 @@ def _quality(store: Store, manifest: Manifest, documents: pa.RecordBatch, batch:
         if missing := [model["path"] for model in scorer["models"] if not store.exists(model["path"])]:
             remarks.append(f"its quality is unknown: {missing[0]} is missing; restore it")
             return None
-        return shortest(quality_facts(store, scorer).compute(documents, batch)[0][0].as_py())
+        return shortest(columns_of(quality_facts(store, scorer), documents, batch)[0][0].as_py())
     remarks.append(f"{manifest.version} has no scores")
     return None
 
@@ -154,7 +155,7 @@ def _near(
         remarks.append(f"near copies are unknown: {manifest.version} was built for exact copies only")
         return None
     bands = band_facts(dedup)
-    (keys,) = bands.compute(documents, batch)[0].to_pylist()
+    (keys,) = columns_of(bands, documents, batch)[0].to_pylist()
     if keys is None:
         remarks.append(f"the text is too short for near copies: it has fewer than {minhash.MIN_SHINGLES} different runs of five words")
         return None
