@@ -2,7 +2,7 @@
 the budget of dedup, evalset, publish.
 
 Each stage finds its finished work by content and goes on from there, so running a build again is the way to resume it.
-The decision's tables live in a DuckDB file in the scratch folder, which spills and is thrown away.
+The decision's tables live in memory, up to a bound, and beyond it in the scratch folder.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from curate import (
     urls,
 )  # fmt: skip
 from curate.annotate import Facts, annotate, band_facts
-from curate.decide import decide, families_read, holdout_bound
+from curate.decide import decide, families_read
 from curate.executor import Run, Size
 from curate.ingest import Ingested, ingest
 from curate.manifest import Manifest, ManifestError
@@ -90,10 +90,10 @@ def build(
     bands = None if recipe.dedup.threshold is None else band_facts(recipe.dedup)
     shards = _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
     with database(store, memory) as connection:
-        facts |= _corpus_facts(store, connection, recipe, shards, run)
-        rows_path = _load_rows(store, connection, recipe, ingested, facts)
+        facts |= corpus_facts(store, connection, recipe, shards, run)
+        rows_path = ready.load_rows(store, connection, recipe, ingested, facts_read(recipe, facts))
         load_frozen(connection, frozen)
-        edges_path, linked = _link(store, connection, recipe, bands, frozen, run)
+        edges_path, linked = _link(store, connection, recipe, ingested, bands, frozen, run)
         tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
         _decide(store, connection, recipe, tokenizer, frozen, run)
         accepted = _accepted(store, connection, recipe, accept)
@@ -171,7 +171,7 @@ def _annotate(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], fa
     return shards
 
 
-def _corpus_facts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, shards: Sequence[str], run: Run) -> dict[str, Facts]:
+def corpus_facts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, shards: Sequence[str], run: Run) -> dict[str, Facts]:
     """Compute what only all documents together tell, where the recipe asks for it."""
     needed, found = recipe.families_to_compute(), {}
     if "paragraphs" in needed:
@@ -181,12 +181,10 @@ def _corpus_facts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: R
     return found
 
 
-def _load_rows(
-    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], facts: Mapping[str, Facts]
-) -> str:
-    bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
+def facts_read(recipe: Recipe, facts: Mapping[str, Facts]) -> dict[str, Facts]:
+    """Pick the facts that a decision by this recipe reads of each row."""
     names = dict.fromkeys([*families_read(recipe), *(["paragraphs"] if recipe.paragraphs.mask else []), "quality"])
-    return ready.load_rows(store, connection, recipe, ingested, bounds, {name: facts[name] for name in names if name in facts})
+    return {name: facts[name] for name in names if name in facts}
 
 
 def load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) -> None:
@@ -199,16 +197,17 @@ def load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) 
 
 
 def _link(
-    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, bands: Facts | None, frozen: pa.Table | None, run: Run
-) -> tuple[str | None, edges.Linked | None]:
+    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], bands: Facts | None,
+    frozen: pa.Table | None, run: Run,
+) -> tuple[str | None, edges.Linked | None]:  # fmt: skip
     """Make the table `edges`, which is empty where the recipe wants exact copies only, and say where it is kept. Documents of the evalset
     that are in no source any more are linked, too, so that no near copy of them is trained on."""
     if bands is None:
         connection.execute(edges.NO_EDGES)
         return None, None
-    path, known = ready.linked(store, connection, recipe.domain, bands)
-    if known is not None:
-        return path, known
+    path = ready.edges_path(connection, recipe, ingested, bands)
+    if store.exists(path):
+        return path, ready.load_edges(store, connection, path)
     shards = [] if frozen is None else frozen["shard"].unique().to_pylist()
     for shard in shards:
         if not store.exists(f"corpus/{shard}"):
@@ -327,7 +326,8 @@ def database(store: Store, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """Lend a database for the tables of a decision, which spill beyond this much memory. Raises CheckFailed where that does not do."""
     with store.scratch() as folder:
         folder.mkdir()
-        connection = duckdb.connect(f"{folder}/decision.duckdb", config={"memory_limit": memory, "temp_directory": f"{folder}/spill"})
+        # Not in a file of DuckDB's own: compressing tables that live for seconds costs more than deciding.
+        connection = duckdb.connect(config={"memory_limit": memory, "temp_directory": f"{folder}/spill"})
         try:
             yield connection
         except duckdb.OutOfMemoryException:

@@ -23,6 +23,9 @@ from filters.spec import Family
 # Who is kept among copies (design.md, "No removal without proof"); null comes last.
 _KEEPER_ORDER = "quality DESC NULLS LAST, source_place, n_bytes DESC, date ASC NULLS LAST, doc_id, row_id"
 
+# The columns of a manifest that a decision makes.
+_DECIDED_COLUMNS = ("stages", "n_tokens", "dup_of", "dup_kind", "dup_similarity", "split", "reason", "rank", "is_eligible")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
@@ -44,12 +47,14 @@ def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | No
     if wanted.num_rows:
         return Wanted(wanted)
     connection.execute(_OUTCOME.format(stages=stages_of(recipe)))
-    connection.execute(_DECIDED.format(columns=", ".join(f'"{name}"' for name in [*COLUMNS, "is_eligible"])))
+    tables = {name: "outcome" if name in _DECIDED_COLUMNS else "rows" for name in [*COLUMNS, "is_eligible"]}
+    connection.execute(_DECIDED.format(columns=", ".join(f'{table}."{name}"' for name, table in tables.items())))
     return None
 
 
 def estimate(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> None:
-    """Decide without counting, into the table `outcome`: what happens to each row, by its `slot` (rowid) in `rows`.
+    """Decide without counting, into the table `outcome`: what happens to each row, by its `slot` (rowid) in `rows`, with its source,
+    component, n_bytes and quality.
 
     Its `n_estimated` is, of every row that was ranked or held out, the count, or else what its source's bytes per token give; `n_tokens` is
     null where there is no count.
@@ -69,15 +74,15 @@ def _until_the_cut(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Non
         "has_near": _has_near(recipe),
         **keys_of(recipe, chosen),
     }
+    connection.execute(_JUDGE.format(**values))
     try:
-        connection.execute(_JUDGE.format(**values))
+        connection.execute(_MARK.format(**values))
     except (duckdb.DataError, duckdb.ProgrammingError) as error:
         if not chosen.expressions:
             raise
         why = " ".join(str(error).split("LINE 1")[0].split())
         raise DomainError(f"an expression of [select] cannot be computed for some row ({why}); cast with try_cast(... AS ...)") from None
-    for statement in (_MARK, _STANDING):
-        connection.execute(statement.format(**values))
+    connection.execute(_STANDING.format(**values))
     for kind, statement in (("jaccard", _NEAR), ("containment", _CONTAINED)):
         connection.execute(statement.format(**values))
         _keep_near(connection, kind)
@@ -156,10 +161,10 @@ def _texts(values: Iterable[str]) -> str:
 
 # Tables on the way hold only what is decided by; a row's other columns are taken from `rows` at the end, by its slot there.
 _JUDGE = """
-CREATE OR REPLACE TABLE judged AS
+CREATE OR REPLACE VIEW judged AS
 SELECT rowid AS slot, row_id, doc_id, "group", source, component, source_place, n_bytes, date, quality, masks_key(masks) AS masks_key,
     coalesce({rules}, CASE WHEN NOT {is_chosen} THEN 'select.where' END) AS rule_reason,
-    {order_value} AS order_value, {stratum} AS stratum, hash_key('holdout', "group") < holdout_bound AS is_holdout
+    {order_value} AS order_value, {stratum} AS stratum, holdout_key < holdout_bound AS is_holdout
 FROM rows
 """
 
@@ -255,7 +260,8 @@ GROUP BY doc_id, masks_key(masks), masks::VARCHAR ORDER BY shard, "row"
 _OUTCOME = """
 CREATE OR REPLACE TABLE outcome AS
 WITH final AS (
-    SELECT slot, component, is_holdout, cut.rank, n_counted, n_estimated, n_through, rule_reason IS NULL AS is_eligible,
+    SELECT slot, source, component, n_bytes, quality, is_holdout, cut.rank, n_counted, n_estimated, n_through,
+        rule_reason IS NULL AS is_eligible,
         CASE WHEN keeper <> row_id THEN keeper END AS dup_of,
         CASE WHEN keeper <> row_id THEN coalesce(near_kind, 'exact') END AS dup_kind,
         CASE WHEN keeper <> row_id THEN coalesce(near_similarity, 1.0::FLOAT) END AS dup_similarity,
@@ -267,7 +273,7 @@ WITH final AS (
 placed AS (
     SELECT *, CASE WHEN is_holdout THEN 'holdout' WHEN reason IS NULL THEN 'train' ELSE 'dropped' END AS split FROM final
 )
-SELECT * EXCLUDE (component, is_holdout, n_counted, n_through), CASE WHEN split <> 'dropped' THEN n_counted END::INTEGER AS n_tokens,
+SELECT * EXCLUDE (is_holdout, n_counted, n_through), CASE WHEN split <> 'dropped' THEN n_counted END::INTEGER AS n_tokens,
     CASE WHEN split = 'train' THEN {stages} ELSE []::TINYINT[] END AS stages
 FROM placed
 """

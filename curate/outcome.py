@@ -58,7 +58,7 @@ def keep(store: Store, connection: duckdb.DuckDBPyConnection, known: Known, stag
     path = path_of(store, known)
     if store.exists(path):
         return path
-    told = {"stages": stages, "groups": groups(connection, OF_ROWS.format(outcome="outcome"))}
+    told = {"stages": stages, "groups": groups(connection, "outcome")}
     schema = _KEPT.with_metadata({name: json.dumps(value, sort_keys=True) for name, value in told.items()})
     with store.scratch() as scratch:
         with parquet_writer(scratch, schema) as writer:
@@ -69,7 +69,7 @@ def keep(store: Store, connection: duckdb.DuckDBPyConnection, known: Known, stag
 
 
 def groups(connection: duckdb.DuckDBPyConnection, relation: str) -> list[dict[str, Any]]:
-    """Add up rows by source, component, split and reason. `relation` is SQL with the columns of OF_ROWS."""
+    """Add up rows by source, component, split and reason. `relation` is SQL with the columns of `outcome`."""
     found: list[dict[str, Any]] = connection.sql(_GROUPS.format(relation=relation, digits=_QUALITY_DIGITS)).to_arrow_table().to_pylist()
     return with_tokens(found)
 
@@ -142,10 +142,11 @@ def _last_step(group: Mapping[str, Any]) -> int:
     return {"select.where": 2, "holdout.leak": 3, "budget": 5}.get(reason, 1)
 
 
-# The rows behind a table of outcomes.
+# The rows of a table of outcomes, with what they are.
 OF_ROWS = """
-(SELECT {outcome}.*, rows.row_id, rows.source, rows.component, rows.shard, rows."row", rows.n_bytes, rows.quality
- FROM {outcome} JOIN rows ON rows.rowid = slot)
+(SELECT outcomes.slot, row_id, rows.source, rows.component, shard, "row", rows.n_bytes, rows.quality, split, reason, rank, dup_similarity,
+    n_tokens, n_estimated
+ FROM {outcome} AS outcomes JOIN rows ON rows.rowid = slot)
 """
 
 # Whole numbers only, so that no sum depends on the order of its parts.

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from curate import corpus, edges
 from curate.annotate import Facts
+from curate.decide import holdout_bound
 from curate.edges import Linked
 from curate.ingest import Ingested
 from curate.manifest import MACROS, batches
@@ -43,11 +44,11 @@ def load_rows(
     connection: duckdb.DuckDBPyConnection,
     recipe: Recipe,
     ingested: Mapping[str, Ingested],
-    bounds: Mapping[str, str],
     facts: Mapping[str, Facts],
 ) -> str:
     """Make the view `rows` (see corpus.load_rows), with `rowid`, and name the file behind it, which is written where there is none."""
     connection.execute(MACROS)
+    bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
     made_of = {
         "version": _VERSION,
         "duckdb": duckdb.__version__,
@@ -76,27 +77,26 @@ def load_rows(
     return path
 
 
-def linked(store: Store, connection: duckdb.DuckDBPyConnection, domain: str, bands: Facts) -> tuple[str, Linked | None]:
-    """Make the table `edges` over the texts of `rows` and `frozen` (see edges.link) where it was kept, and say how it came about.
-
-    Gives the path where it is, or would be, kept.
-    """
-    shards = [row[0] for row in connection.execute("SELECT DISTINCT shard FROM rows ORDER BY shard").fetchall()]
+def edges_path(connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], bands: Facts) -> str:
+    """Say where the edges over the texts of these sources and of the table `frozen` are kept, or would be."""
+    shards = sorted(shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards)
     # A frozen document is in the corpus as long as its shard is.
-    more = connection.execute("SELECT doc_id FROM frozen WHERE shard NOT IN (SELECT shard FROM rows) ORDER BY doc_id").fetchall()
+    more = connection.execute("SELECT doc_id FROM frozen WHERE NOT list_contains($1, shard) ORDER BY doc_id", [shards]).fetchall()
     key = digest_of([_VERSION, bands.folder, edges.HOT_BAND, edges.IS_EDGE, shards, [row[0] for row in more]])
-    path = f"{folder_of(domain)}/edges-{key[:32]}.parquet"
-    if not store.exists(path):
-        return path, None
+    return f"{folder_of(recipe.domain)}/edges-{key[:32]}.parquet"
+
+
+def load_edges(store: Store, connection: duckdb.DuckDBPyConnection, path: str) -> Linked:
+    """Make the table `edges` (see edges.link) of what was kept, and say how it came about."""
     table = store.read_table(path)
     connection.register("incoming", table)
     connection.execute("CREATE OR REPLACE TABLE edges AS FROM incoming")
     connection.unregister("incoming")
-    return path, Linked(**{name.decode(): int(value) for name, value in table.schema.metadata.items()})
+    return Linked(**{name.decode(): int(value) for name, value in table.schema.metadata.items()})
 
 
 def keep_edges(store: Store, connection: duckdb.DuckDBPyConnection, path: str, found: Linked) -> None:
-    """Keep the table `edges` for the next decision, at the path that `linked` gave."""
+    """Keep the table `edges` for the next decision, at its `edges_path`."""
     counts = {"n_candidates": found.n_candidates, "n_edges": found.n_edges, "n_skipped": found.n_skipped}
     schema = _EDGES.with_metadata({name: str(count) for name, count in counts.items()})
     with store.scratch() as scratch:

@@ -43,7 +43,19 @@ _TABLES = (
     *("incoming", "documents", "signals", "shards", "manifest", "versions", "runs", "metrics", "evaluations"),
 )
 _COLUMNS = (
-    *("row_key", "copy", "title", "text", "source_place", "holdout_bound", "is_holdout", "rule_reason", "early_reason", "exact_keeper"),
+    *(
+        "row_key",
+        "copy",
+        "title",
+        "text",
+        "source_place",
+        "holdout_bound",
+        "holdout_key",
+        "is_holdout",
+        "rule_reason",
+        "early_reason",
+        "exact_keeper",
+    ),
     *(
         "keeper",
         "near_similarity",

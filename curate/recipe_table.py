@@ -169,7 +169,7 @@ def _names(cls: type) -> list[str]:
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if int in options and isinstance(value, str) and (count := token_count(value)) is not None:
+    if int in options and isinstance(value, str) and value[-1:] in _SUFFIXES and (count := token_count(value)) is not None:
         value = count
     if value is False and types.NoneType in options and bool not in options:
         return None

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow.parquet as pq
 
-from curate import budget, corpus, edges, evalset, families, models, outcome, ready, scorers, stages
+from curate import budget, corpus, edges, evalset, executor, families, models, outcome, paragraphs, ready, scorers, stages
 from curate.annotate import Facts, band_facts
-from curate.build import MEMORY, check_quarantine, database, load_frozen, parent_of, refuse_lower_holdout
-from curate.decide import estimate, families_read, holdout_bound
+from curate.build import check_quarantine, corpus_facts, database, facts_read, load_frozen, parent_of, refuse_lower_holdout
+from curate.decide import estimate
 from curate.executor import Run, Size
 from curate.expressions import ranks_by_quality
 from curate.ingest import Ingested, ingest
@@ -32,8 +32,11 @@ from curate.sandbox import file_list
 from curate.store import Store
 from curate.subset import quoted
 from curate.whatif_samples import Sides, samples
+from filters import CORPUS_FAMILIES
 
 T = TypeVar("T")
+# What the tables may take before they spill: enough for some two million rows, as a person waits.
+_MEMORY = "2GB"
 _FIRST = "run curate build with these settings first"
 _COLUMNS = (
     "slot", "row_id", "source", "component", "shard", "row", "n_bytes", "quality", "split", "reason", "rank", "dup_similarity", "n_tokens",
@@ -47,6 +50,7 @@ class _Found:
 
     recipe: Recipe
     ingested: Mapping[str, Ingested]
+    shards: tuple[str, ...]
     facts: Mapping[str, Facts]
     tokenizer: Mapping[str, Any]
     parent: Manifest | None
@@ -82,21 +86,20 @@ def what_if(store: Store, changed: Recipe, base: Recipe | Manifest) -> dict[str,
     too much of a source is unreadable.
     """
     found = _find(store, changed)
-    read = _facts_read(found)
-    with database(store, MEMORY) as connection:
+    with database(store, _MEMORY) as connection:
         if isinstance(base, Recipe):
             below = _find(store, base)
-            with database(store, MEMORY) as other:  # its rows may be others
-                shared = {**_facts_read(below), **read} if _is_over_the_same(below, found) else None
-                rows_path, path = _base(store, other, below, shared or _facts_read(below))
-            known = _open(store, connection, found, shared or read)
-            before = _of_recipe(store, connection, base, path, None if rows_path == known.rows_path else rows_path)
+            is_one = below.shards == found.shards
+            with database(store, _MEMORY) as other:  # its rows may be others
+                below_known, path = _base(store, other, below, found if is_one else below)
+            known = _open(store, connection, found, below if is_one else found)
+            before = _of_recipe(store, connection, below_known, path, known.rows_path)
+            key = "slot" if below_known.rows_path == known.rows_path else "row_id"
         else:
-            known = _open(store, connection, found, read)
-            rows_path, before = "", _of_version(store, connection, base)
+            known = _open(store, connection, found, found)
+            before, key = _of_version(store, connection, base), "row_id"
         after, remarks = _decide(store, connection, known)
-        key = "slot" if known.rows_path == rows_path else "row_id"
-        connection.execute(_MOVED.format(key=key, before=before.rows, after=after.rows, **_keys(key, before)))
+        _move(connection, key, before, after)
         sides = Sides(base, before.groups, changed, after.groups)
         return {
             "before": _totals(before),
@@ -116,7 +119,8 @@ def _find(store: Store, recipe: Recipe) -> _Found:
         raise DomainError(f"the sample corpus was never written below {store.url()}; {_FIRST}")
     ingested = ingest(store, recipe.sources, run=_Nothing())
     check_quarantine(recipe, ingested)
-    facts = {name: families.facts_of(recipe.families, name) for name in recipe.families_to_compute()}
+    of_texts = [name for name in recipe.families_to_compute() if name not in CORPUS_FAMILIES]
+    facts = {name: families.facts_of(recipe.families, name) for name in of_texts}
     if "quality" in recipe.scorers:
         scorer = scorers.known_quality(store, recipe)
         if scorer is None:
@@ -126,42 +130,37 @@ def _find(store: Store, recipe: Recipe) -> _Found:
     if tokenizer is None:
         named = recipe.tokenizer.path or f"of domain {recipe.domain}"
         raise DomainError(f"the tokenizer {named} has never counted anything here; {_FIRST}")
-    found = _Found(recipe, ingested, facts, tokenizer, parent_of(store, recipe))
-    shards = [shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards]
-    for name, one in _facts_read(found).items():
+    shards = tuple(shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards)
+    needed = [*facts_read(recipe, facts).values()]
+    if "paragraphs" in recipe.families_to_compute():
+        needed.append(paragraphs.paragraph_facts(recipe.paragraphs))
+    for one in needed:
         if n_missing := sum(not store.exists(one.path(shard)) for shard in shards):
-            raise DomainError(f"the facts of {name!r} are missing for {n_missing} of {len(shards)} shards; {_FIRST}")
-    return found
+            raise DomainError(f"the facts of {one.name!r} are missing for {n_missing} of {len(shards)} shards; {_FIRST}")
+    return _Found(recipe, ingested, shards, facts, tokenizer, parent_of(store, recipe))
 
 
-def _facts_read(found: _Found) -> dict[str, Facts]:
-    return {name: found.facts[name] for name in (*families_read(found.recipe), "quality") if name in found.facts}
+def _open(store: Store, connection: duckdb.DuckDBPyConnection, found: _Found, with_facts_of: _Found) -> Known:
+    """Make the tables `rows` and `frozen`; the rows have the facts that another recipe reads, too, so that one file serves both.
 
-
-def _is_over_the_same(one: _Found, other: _Found) -> bool:
-    """Whether two decisions are over the same shards and scores, so that one file of rows may serve both."""
-    shards, scores = [], []
-    for found in (one, other):
-        shards.append({source.name: found.ingested[source.name].shards for source in found.recipe.decided_sources()})
-        scores.append(found.facts["quality"].folder if "quality" in found.facts else None)
-    return shards[0] == shards[1] and scores[0] == scores[1]
-
-
-def _open(store: Store, connection: duckdb.DuckDBPyConnection, found: _Found, read: Mapping[str, Facts]) -> Known:
-    """Make the tables `rows`, `frozen` and `edges`."""
-    recipe = found.recipe
-    bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
-    rows_path = ready.load_rows(store, connection, recipe, found.ingested, bounds, read)
+    What only all documents together tell is computed here where it is missing: that reads no text.
+    """
+    recipe, read, facts = found.recipe, dict[str, Facts](), dict[str, Facts]()
+    for one in (with_facts_of, found):
+        facts = {**one.facts, **corpus_facts(store, connection, one.recipe, found.shards, executor.local(1))}
+        read |= facts_read(one.recipe, facts)
+    if "quality" not in facts:
+        read.pop("quality", None)
+    rows_path = ready.load_rows(store, connection, recipe, found.ingested, read)
     frozen = evalset.inherited(store, found.parent, recipe)
     load_frozen(connection, frozen)
     edges_path = None
-    connection.execute(edges.NO_EDGES)
     if recipe.dedup.threshold is not None:
-        edges_path, linked = ready.linked(store, connection, recipe.domain, band_facts(recipe.dedup))
-        if linked is None:
+        edges_path = ready.edges_path(connection, recipe, found.ingested, band_facts(recipe.dedup))
+        if not store.exists(edges_path):
             raise DomainError(f"near duplicates of these texts were never looked for with {_bands(recipe)}; {_FIRST}")
     taken_over = found.parent.info["evalset"]["digest"] if found.parent is not None and frozen is not None else None
-    return Known(recipe, found.facts, rows_path, edges_path, found.tokenizer, taken_over)
+    return Known(recipe, facts, rows_path, edges_path, found.tokenizer, taken_over)
 
 
 def _bands(recipe: Recipe) -> str:
@@ -169,9 +168,9 @@ def _bands(recipe: Recipe) -> str:
     return f"{bands} bands of {rows} rows"
 
 
-def _base(store: Store, connection: duckdb.DuckDBPyConnection, found: _Found, read: Mapping[str, Facts]) -> tuple[str, str]:
-    """Give the files of the rows and of the outcome of the recipe as it stands, which is decided where no build has done so."""
-    known = _open(store, connection, found, read)
+def _base(store: Store, connection: duckdb.DuckDBPyConnection, found: _Found, with_facts_of: _Found) -> tuple[Known, str]:
+    """Give what the recipe as it stands reads, and the file of its outcome, which is decided where no build has done so."""
+    known = _open(store, connection, found, with_facts_of)
     path = outcome.path_of(store, known)
     if not store.exists(path):
         try:
@@ -179,10 +178,14 @@ def _base(store: Store, connection: duckdb.DuckDBPyConnection, found: _Found, re
             outcome.keep(store, connection, known, stages.describe(connection, known.recipe))
         except DomainError as error:
             raise DomainError(f"without the settings: {error}; compare with a version instead: --against vN") from None
-    return known.rows_path, path
+    return known, path
 
 
 def _estimate(store: Store, connection: duckdb.DuckDBPyConnection, known: Known) -> None:
+    if known.edges_path is None:
+        connection.execute(edges.NO_EDGES)
+    else:
+        ready.load_edges(store, connection, known.edges_path)
     corpus.load_counts(store, connection, known.tokenizer)
     estimate(connection, known.recipe)
     connection.execute(_DECIDED)
@@ -194,25 +197,25 @@ def _decide(store: Store, connection: duckdb.DuckDBPyConnection, known: Known) -
     described = stages.describe(connection, recipe)
     relation = OF_ROWS.format(outcome="outcome")
     side = _Side(
-        "with the settings", outcome.groups(connection, relation), described, relation, recipe.select.where is not None,
+        "with the settings", outcome.groups(connection, "outcome"), described, relation, recipe.select.where is not None,
         ranks_by_quality(recipe.select),
     )  # fmt: skip
     stops = [f"a build would stop: {breach.what}; go on with --accept dedup" for breach in budget.breaches(connection, recipe)]
     return side, [*stops, *stages.warnings(described)]
 
 
-def _of_recipe(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, path: str, other_rows: str | None) -> _Side:
-    """Open a kept outcome as the view `before`; `other_rows` is the file of its rows where they are not those of `rows`."""
+def _of_recipe(store: Store, connection: duckdb.DuckDBPyConnection, known: Known, path: str, rows_path: str) -> _Side:
+    """Open a kept outcome as the view `before`; its rows are those of `rows` or lie in another file than these."""
     local = str(store.local(path))
     told = {name.decode(): json.loads(value) for name, value in pq.read_schema(local).metadata.items()}
     connection.execute(f"CREATE VIEW before AS FROM read_parquet({quoted(local)})")
     relation = OF_ROWS.format(outcome="before")
-    if other_rows is not None:
-        connection.execute(f"ATTACH {quoted(str(store.local(other_rows)))} AS other (READ_ONLY)")
-        relation = relation.replace(" JOIN rows ", " JOIN other.rows ")
-    return _Side(
-        "the recipe", told["groups"], told["stages"], relation, recipe.select.where is not None, ranks_by_quality(recipe.select)
-    )  # fmt: skip
+    if known.rows_path != rows_path:
+        connection.execute(f"ATTACH {quoted(str(store.local(known.rows_path)))} AS other (READ_ONLY)")
+        connection.execute("CREATE VIEW other_rows AS SELECT rowid, * FROM other.rows")
+        relation = relation.replace("JOIN rows ON", "JOIN other_rows AS rows ON")
+    select = known.recipe.select
+    return _Side("the recipe", told["groups"], told["stages"], relation, select.where is not None, ranks_by_quality(select))
 
 
 def _of_version(store: Store, connection: duckdb.DuckDBPyConnection, version: Manifest) -> _Side:
@@ -229,11 +232,15 @@ def _of_version(store: Store, connection: duckdb.DuckDBPyConnection, version: Ma
     )
 
 
-def _keys(key: str, before: _Side) -> dict[str, str]:
-    """Give the narrowest relations that have the key and the split of each row."""
+def _move(connection: duckdb.DuckDBPyConnection, key: str, before: _Side, after: _Side) -> None:
+    """Make the table `moved`, by a key that both sides have: the slot where both are over the same rows."""
     if key == "slot":
-        return {"before_keys": "before", "after_keys": "outcome"}
-    return {"before_keys": before.rows, "after_keys": OF_ROWS.format(outcome="outcome")}
+        connection.execute(_KEYS.format(key=key, before="before", after="outcome"))
+        sides = [OF_ROWS.format(outcome=f"(FROM {table} SEMI JOIN keys USING (slot))") for table in ("before", "outcome")]
+    else:
+        connection.execute(_KEYS.format(key=key, before=before.rows, after=after.rows))
+        sides = [before.rows, after.rows]
+    connection.execute(_MOVED.format(key=key, before=sides[0], after=sides[1]))
 
 
 def _totals(side: _Side) -> dict[str, Any]:
@@ -272,19 +279,22 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, A
 # What `stages` and `budget` read of a decision, with the estimate where there is no count.
 _DECIDED = """
 CREATE OR REPLACE VIEW decided AS
-SELECT rows.row_id, rows.source, rows.component, n_estimated AS n_tokens, stages, split, reason, is_eligible, dup_of
+SELECT row_id, outcome.source, outcome.component, n_estimated AS n_tokens, stages, split, reason, is_eligible, dup_of
 FROM outcome JOIN rows ON rows.rowid = slot
 """
 
-# The rows that one of the two keeps, with what either says of them; `slot` is that of `rows`, null where it has them no more.
+# The rows that one of the two keeps, as a table, so that the joins below know how few they are.
+_KEYS = """
+CREATE TABLE keys AS
+WITH was AS (SELECT {key} FROM {before} WHERE split = 'train'),
+now AS (SELECT {key} FROM {after} WHERE split = 'train')
+SELECT {key}, 'out' AS direction FROM was ANTI JOIN now USING ({key})
+UNION ALL SELECT {key}, 'in' FROM now ANTI JOIN was USING ({key})
+"""
+
+# They with what either says of them; `slot` is that of `rows`, null where it has them no more.
 _MOVED = """
 CREATE TABLE moved AS
-WITH was AS (SELECT {key} FROM {before_keys} WHERE split = 'train'),
-now AS (SELECT {key} FROM {after_keys} WHERE split = 'train'),
-keys AS (
-    SELECT {key}, 'out' AS direction FROM was ANTI JOIN now USING ({key})
-    UNION ALL SELECT {key}, 'in' FROM now ANTI JOIN was USING ({key})
-)
 SELECT direction, coalesce(b.row_id, a.row_id) AS row_id, coalesce(b.source, a.source)::VARCHAR AS source,
     coalesce(b.component, a.component)::VARCHAR AS component, coalesce(a.shard, b.shard)::VARCHAR AS shard,
     CASE WHEN a.shard IS NULL THEN b."row" ELSE a."row" END AS "row", a.slot AS slot, coalesce(a.quality, b.quality) AS quality,

@@ -51,8 +51,8 @@ def samples(store: Store, connection: duckdb.DuckDBPyConnection, sides: Sides) -
         reasons = connection.execute("SELECT DISTINCT reason FROM moved WHERE direction = ? ORDER BY reason", [direction]).fetchall()
         near = [row for (reason,) in reasons for row in _nearest(connection, direction, reason, sides, decided_by, groups)]
         near.sort(key=lambda row: (row["distance"] is None, row["distance"] or 0.0, row["row_id"]))
-        found += [_shown(store, direction, row) for row in near[:_N_SAMPLES]]
-    return found
+        found += [(direction, row) for row in near[:_N_SAMPLES]]
+    return [_shown(store, direction, row) for direction, row in found]
 
 
 def _nearest(

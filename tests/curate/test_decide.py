@@ -86,7 +86,7 @@ def _connection(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
         names = [signal.name for signal in family(name).signals]
         structs.append(f"struct_pack({', '.join(f'{signal} := n_words' for signal in names)}) AS {name}")
     connection.execute(
-        f"CREATE TABLE rows AS SELECT * EXCLUDE (masks, url, licence, lang, source_id, date, quality), {', '.join(structs)},"
+        f"CREATE TABLE rows AS SELECT hash_key('holdout', \"group\") AS holdout_key, * EXCLUDE (masks, url, licence, lang, source_id, date, quality), {', '.join(structs)},"
         " date::VARCHAR AS date,"
         " url::VARCHAR AS url, licence::VARCHAR AS licence, lang::VARCHAR AS lang, source_id::VARCHAR AS source_id,"
         " quality::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,"
@@ -192,7 +192,8 @@ def test_the_decision_equals_its_twin(
 
 _BY = [
     ("random", lambda row: (hash16(f"order|0|{row['doc_id']}"),)),
-    ("n_words DESC, date NULLS FIRST", lambda row: (-row["n_words"], row["date"] is not None, row["date"] or "")),
+    ("n_words DESC, date DESC", lambda row: (-row["n_words"], row["date"] is None, -int(row["date"] or "0"))),
+    ("date NULLS FIRST, n_words", lambda row: (row["date"] is not None, row["date"] or "", row["n_words"])),
     ("coalesce(quality, 0.5) DESC, random", lambda row: (-(row["quality"] or 0.5), hash16(f"order|0|{row['doc_id']}"))),
 ]
 _WHERE = [
@@ -242,7 +243,7 @@ def _check_selected(
     quality = {row["doc_id"]: row["quality"] for row in rows}
     for row in rows:
         row["n_bytes"], row["quality"] = n_bytes[row["doc_id"]], quality[row["doc_id"]]
-    n_tokens = {doc_id: 1 + (size * (7 + size % 5)) // 90 for doc_id, size in n_bytes.items()}
+    n_tokens = {doc_id: 1 + size * (1 + size // 10 % 4) // 20 for doc_id, size in n_bytes.items()}
     select = Select(
         order_by=by[0], where=where[0], stratify_by=stratum[0], stratify="equal" if is_equal else "proportional",
         **{"budget_tokens": None, **amount[0]},
@@ -464,6 +465,17 @@ def test_too_many_strata_are_refused() -> None:
         decide(connection, recipe)
 
 
+def test_what_a_small_stratum_leaves_goes_to_the_others_and_is_counted() -> None:
+    rows = [_row(0, n_bytes=1000, group="a"), *(_row(number, n_bytes=100, source="web", group="a") for number in range(1, 11))]
+    recipe = dataclasses.replace(_recipe(), select=Select("n_bytes DESC", budget_tokens=120, stratify_by="source"))
+    connection = _connection(rows)
+    _settle(connection, recipe, {row["doc_id"]: 10 if row["source"] == "papers" else 20 for row in rows})
+    taken = connection.sql(
+        "SELECT source, count(*), sum(n_tokens), count(n_tokens) FROM decided WHERE split = 'train' GROUP BY 1 ORDER BY 1"
+    )
+    assert taken.fetchall() == [("papers", 1, 10, 1), ("web", 5, 100, 5)]  # of 60 tokens each 10 are there, and 10 fit no more
+
+
 def test_an_estimate_of_a_decision_says_which_tokens_are_counted() -> None:
     rows = [_row(number, group="a") for number in range(4)]
     connection = _connection(rows)
@@ -632,3 +644,14 @@ def test_order_by_quality_ranks_the_best_first_and_null_last() -> None:
     connection = _connection(rows)
     _settle(connection, _recipe(order_by="quality DESC"), {"d001": 5, "d002": 5, "d003": 5})
     assert [row[2] for _, row in sorted(_decided(connection).items())] == [2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("order_by", "ranks"),
+    [("quality DESC NULLS FIRST", [3, 1, 2]), ("quality NULLS FIRST", [2, 1, 3]), ("quality", [1, 3, 2]), ("-quality, n_bytes", [2, 3, 1])],
+)
+def test_null_stands_where_the_order_says(order_by: str, ranks: list[int]) -> None:
+    rows = [_row(1, quality=0.1, group="a"), _row(2, quality=None, group="a"), _row(3, quality=0.7, group="a")]
+    connection = _connection(rows)
+    _settle(connection, _recipe(order_by=order_by), {"d001": 5, "d002": 5, "d003": 5})
+    assert [row[2] for _, row in sorted(_decided(connection).items())] == ranks
