@@ -73,7 +73,8 @@ def build(
     `accept` names the checks (of budget.ACCEPTS) that may fail. Raises DomainError for wrong input and CheckFailed where more rows than
     `quarantine.max_share` are unreadable or dedup takes more than its budget; in all cases nothing is published.
     """
-    _check_memory(memory)
+    if memory != MEMORY:
+        _check_memory(memory)
     store.sweep()
     refuse_lower_holdout(store, recipe)
     if recipe.is_sample:

@@ -42,7 +42,8 @@ def sample_root(made_sample: tuple[pathlib.Path, dict[str, int]], tmp_path_facto
 
     root = tmp_path_factory.mktemp("root")
     shutil.copytree(made_sample[0], root / "cache/sample")
-    settings = ["select.budget_tokens=20k", "tokenizer.vocab_size=512", "mix.epochs=2", "holdout.share=0.01"]
+    settings = ["select.budget_tokens=20k", "tokenizer.vocab_size=512", "mix.epochs=2"]
+    settings += ["holdout.share=0.001", "sources.encyclopedia.holdout_share=0.01"]  # some documents of two components to be examined on
     settings += ["scorers=[]", "select.order_by=random", "dedup.threshold=false"]  # training reads nothing that these would compute
     store = Store(str(root))
     build(store, read_recipe(store, domain="medical", settings=settings), run=local(1))

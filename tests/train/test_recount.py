@@ -30,9 +30,9 @@ _OPTIONS = ("run", "--manifest", "v1", "--accept", "sample")
 
 @pytest.fixture(scope="session")
 def model_folder(sample_root, tmp_path_factory):
-    """A folder of Hugging Face with a tokenizer of its own: fitted on the held-out texts, with fewer entries."""
+    """A folder of Hugging Face with a tokenizer of its own: fitted on some of the texts, with fewer entries."""
     store = Store(str(sample_root))
-    texts = _texts(store, manifests.rows(store, manifests.load(store, "v1"), "holdout", ["shard", "row"]).to_pylist())
+    texts = _texts(store, manifests.rows(store, manifests.load(store, "v1"), "train", ["shard", "row"]).slice(0, 60).to_pylist())
     folder = tmp_path_factory.mktemp("models") / "other"
     shape = transformers.LlamaConfig(
         vocab_size=420, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64
