@@ -40,7 +40,8 @@ from curate.decide import decide, families_read
 from curate.executor import Run, Size
 from curate.ingest import Ingested, ingest
 from curate.manifest import Manifest, ManifestError
-from curate.recipe import DomainError, Recipe, portable
+from curate.portable import portable
+from curate.recipe import DomainError, Recipe
 from curate.recipe_file import sample_dir
 from curate.sample import make_sample
 from curate.store import Store
@@ -99,12 +100,7 @@ def build(
         _decide(store, connection, recipe, tokenizer, frozen, run)
         accepted = _accepted(store, connection, recipe, accept)
         drawn = _drawn(connection, recipe)
-        if frozen is None:
-            frozen = evalset.drawn(connection, recipe)
-            exam = evalset.kept(store, frozen, recipe.components())
-        else:
-            assert parent is not None, "only a parent's list is inherited"
-            exam = parent.info["evalset"]
+        exam = evalset.kept(store, evalset.drawn(connection, recipe), recipe.components()) if frozen is None else _inherited(parent)
         info = {
             "domain": recipe.domain,
             "parent": None if parent is None else parent.version,
@@ -129,6 +125,12 @@ def build(
         published = manifest.publish(store, connection, info)
         ready.forget_others(store, recipe.domain, [path for path in (rows_path, edges_path, kept_path) if path is not None])
     return Built(published, is_new=published.version not in before)
+
+
+def _inherited(parent: Manifest | None) -> dict[str, Any]:
+    assert parent is not None, "only a parent's list is inherited"
+    exam: dict[str, Any] = parent.info["evalset"]
+    return exam
 
 
 def check_quarantine(recipe: Recipe, ingested: Mapping[str, Ingested]) -> None:

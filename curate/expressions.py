@@ -19,6 +19,7 @@ import duckdb
 
 from curate.families import family_of
 from curate.recipe import FAMILY_NAME, DomainError, Recipe, Select
+from filters import CORPUS_FAMILIES
 
 # The columns of `rows` that an expression may name. Where a text lies (shard, row) is none: a decision does not depend on it.
 COLUMNS = {
@@ -265,7 +266,7 @@ def _check_name(recipe: Recipe, key: str, name: Name) -> None:
     families = recipe.families_to_compute()
     if len(name) == 1 and name[0] in COLUMNS:
         return
-    if name[0] in recipe.families and name[0] not in families:
+    if name[0] in (*recipe.families, *CORPUS_FAMILIES) and name[0] not in families:
         raise DomainError(f"{key} names {shown!r}, but {name[0]!r} is computed only where rules name it; add it to rules")
     if len(name) == 2 and name[0] in families:
         assert FAMILY_NAME.fullmatch(name[0]), name

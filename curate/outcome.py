@@ -16,8 +16,9 @@ import pyarrow as pa
 from curate import families
 from curate.annotate import Facts
 from curate.manifest import batches
+from curate.portable import portable
 from curate.ready import folder_of
-from curate.recipe import DOMAIN_COMPONENT, Recipe, portable
+from curate.recipe import DOMAIN_COMPONENT, Recipe
 from curate.store import Store, digest_of, parquet_writer
 from curate.tokens import index_paths, segments_dir
 

@@ -23,8 +23,8 @@ _TOKENS_PER_BYTE = 0.3
 
 
 def keys_of(recipe: Recipe, chosen: Selection) -> dict[str, str]:
-    """Give SQL over `rows` and `rule_reason` for what a cut goes by: the condition of `select.where`, `order_value` (the keys of the ranking, packed) and
-    `stratum` (the value as JSON; one empty text where there are no strata). Replay rows have none of them."""
+    """Give SQL over `rows` and `rule_reason` for what a cut goes by: the condition of `select.where`, `order_value` (the keys of the
+    ranking, packed) and `stratum` (the value as JSON; one empty text where there are no strata). Replay rows have none of them."""
     is_domain = f"component = {quoted(DOMAIN_COMPONENT)}"
     # A hash is dear, and a row that a rule drops is not ranked.
     drawn = f"CASE WHEN rule_reason IS NULL THEN hash_key('order|{recipe.seed}', doc_id) END"

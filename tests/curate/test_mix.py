@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.mix import Pool, apportion, epoch_tokens, replay_budgets, water_fill
+from curate.portable import portable
 from curate.presets import PRESETS
-from curate.recipe import DomainError, Mix, Recipe, Scheduled, Select, Source, StageChoice, portable
+from curate.recipe import DomainError, Mix, Recipe, Scheduled, Select, Source, StageChoice
 from curate.recipe_file import read_recipe
 from curate.recipe_mix import resolve_stages
 from curate.store import Store

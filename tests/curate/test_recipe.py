@@ -3,7 +3,8 @@
 import pytest
 
 from curate.mix import Pool, epoch_tokens, replay_budgets
-from curate.recipe import DomainError, portable
+from curate.portable import portable
+from curate.recipe import DomainError
 from curate.recipe_file import known_domains, read_recipe
 from curate.store import Store
 from filters import FAMILIES
