@@ -123,7 +123,7 @@ def build(
         sys.stderr.write("publish\n")
         before = manifest.versions(store)
         published = manifest.publish(store, connection, info)
-        ready.forget_others(store, recipe.domain, [path for path in (rows_path, edges_path, kept_path) if path is not None])
+        ready.forget_others(store, recipe.domain, rows=rows_path, edges=edges_path, outcome=kept_path)
     return Built(published, is_new=published.version not in before)
 
 

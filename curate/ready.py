@@ -10,7 +10,7 @@ Cost: some 130 bytes a row on disk and 8 more a row and signal, written once whe
 them takes milliseconds. A build of the domain removes what is older than itself.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -82,8 +82,9 @@ def edges_path(connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: 
     shards = sorted(shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards)
     # A frozen document is in the corpus as long as its shard is.
     more = connection.execute("SELECT doc_id FROM frozen WHERE NOT list_contains($1, shard) ORDER BY doc_id", [shards]).fetchall()
-    key = digest_of([_VERSION, bands.folder, edges.HOT_BAND, edges.IS_EDGE, shards, [row[0] for row in more]])
-    return f"{folder_of(recipe.domain)}/edges-{key[:32]}.parquet"
+    texts = digest_of([shards, [row[0] for row in more]])
+    how = digest_of([_VERSION, bands.folder, edges.HOT_BAND, edges.IS_EDGE])
+    return f"{folder_of(recipe.domain)}/edges-{texts[:32]}-{how[:16]}.parquet"
 
 
 def load_edges(store: Store, connection: duckdb.DuckDBPyConnection, path: str) -> Linked:
@@ -106,10 +107,14 @@ def keep_edges(store: Store, connection: duckdb.DuckDBPyConnection, path: str, f
         store.adopt(scratch, path)
 
 
-def forget_others(store: Store, domain: str, kept: Collection[str]) -> None:
-    """Remove what was kept for the decisions of a domain, but for these files."""
-    for path in set(store.files(folder_of(domain))) - set(kept):
-        store.remove(path)
+def forget_others(store: Store, domain: str, *, rows: str, edges: str | None, outcome: str) -> None:
+    """Remove what was kept for the decisions of a domain, but for these files, and edges over the same texts by other bands."""
+    of_texts = None if edges is None else edges.rpartition("-")[0]
+    for path in store.files(folder_of(domain)):
+        is_edges = path.startswith(f"{folder_of(domain)}/edges-")
+        is_kept = (of_texts is None or path.startswith(of_texts)) if is_edges else path in (rows, outcome)
+        if not is_kept:
+            store.remove(path)
 
 
 def _is_attached(

@@ -17,8 +17,9 @@ from curate.whatif import what_if
 from tests.curate.commands import curate
 from tests.curate.corpora import documents, write_corpus, write_jsonl
 
-# More tokens than there are, so that every row that passes is counted.
+# More tokens than there are, so that every row that passes is counted; and every row passes.
 _ALL = "select.budget_tokens=1_000_000"
+_NO_RULE = ("rules=[]", "dedup.threshold=false")
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     recipe = write_corpus(folder)
     _build(folder / "root", recipe)
     _build(folder / "root", recipe, _ALL)
+    _build(folder / "root", recipe, _ALL, *_NO_RULE)
     return folder
 
 
@@ -123,7 +125,7 @@ def test_tokens_that_nobody_counted_are_estimated_and_marked(tmp_path: pathlib.P
 
 def test_a_setting_may_change_which_rows_there_are(corpus: pathlib.Path) -> None:
     data = _try(corpus, "sources.wiki.holdout_share=0.3")
-    assert data["before"]["funnel"][0] == data["after"]["funnel"][0]
+    assert {side: data[side]["funnel"][0]["rows"] for side in ("before", "after")} == {"before": 362, "after": 362}
     assert {one["direction"]: one["reason"] for one in data["reasons"] if one["reason"] == "holdout"} == {"out": "holdout"}
     gone = [row for row in data["samples"] if row["direction"] == "out"]
     assert all(row["text"] for row in gone)
@@ -164,7 +166,8 @@ def test_what_a_build_would_stop_at_is_a_remark(corpus: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        (('rules=["gopher_quality", "c4"]',), None),
+        (('rules=["gopher_quality", "gopher_repetition"]',), None),
+        (('domain="other"',), "the quality classifier of domain 'other' was never fitted"),
         (('dedup.profile="strict"',), "never looked for with 26 bands of 11 rows"),
         (('tokenizer.separator="both"',), None),
         (("paragraphs.mask=true",), "the facts of 'paragraph_keys' are missing for"),
@@ -190,6 +193,15 @@ def test_a_file_that_was_never_read_is_not_read_now(folder: pathlib.Path) -> Non
     write_jsonl(folder / "data/web/more.jsonl", documents("webmore", 5))
     with pytest.raises(DomainError, match="hold files that were never read"):
         _try(folder, "gopher_quality.min_words=80")
+
+
+def test_facts_that_are_missing_are_not_computed(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder / "root/cache/signals/gopher_repetition")
+    with pytest.raises(
+        DomainError, match="the facts of 'gopher_repetition' are missing for 3 of 3 shards; run curate build with these settings first"
+    ):
+        _try(folder, 'rules=["gopher_repetition"]')
+    assert not (folder / "root/cache/signals/gopher_repetition").exists()
 
 
 def test_what_is_kept_for_the_next_decision_is_of_the_last_build(folder: pathlib.Path) -> None:
