@@ -86,7 +86,8 @@ def _connection(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
         names = [signal.name for signal in family(name).signals]
         structs.append(f"struct_pack({', '.join(f'{signal} := n_words' for signal in names)}) AS {name}")
     connection.execute(
-        f"CREATE TABLE rows AS SELECT hash_key('holdout', \"group\") AS holdout_key, * EXCLUDE (masks, url, licence, lang, source_id, date, quality), {', '.join(structs)},"
+        "CREATE TABLE rows AS SELECT hash_key('holdout', \"group\") AS holdout_key,"
+        f" * EXCLUDE (masks, url, licence, lang, source_id, date, quality), {', '.join(structs)},"
         " date::VARCHAR AS date,"
         " url::VARCHAR AS url, licence::VARCHAR AS licence, lang::VARCHAR AS lang, source_id::VARCHAR AS source_id,"
         " quality::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,"
