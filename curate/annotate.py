@@ -113,7 +113,8 @@ def _bands(documents: pa.RecordBatch, texts: TextBatch, *, bands: int, rows: int
     return [minhash.band_keys(texts, bands=bands, rows=rows, seed=seed)]
 
 
-def _columns(facts: Facts, documents: pa.RecordBatch, texts: TextBatch) -> Sequence[pa.Array]:
+def columns_of(facts: Facts, documents: pa.RecordBatch, texts: TextBatch) -> Sequence[pa.Array]:
+    """Compute facts that are made of texts, a column for each field of their schema."""
     assert facts.compute is not None, f"{facts.name} is not made of texts"
     return facts.compute(documents, texts)
 
@@ -147,7 +148,7 @@ def _annotate_shard(store_url: str, facts: Sequence[Facts], shard: str) -> None:
     seconds = [0.0] * len(missing)
     for one in missing:
         if one.is_per_document:
-            _columns(one, _NO_DOCUMENTS, TextBatch.from_arrow(_NO_DOCUMENTS.column("text")))  # loads what it needs, outside of its time
+            columns_of(one, _NO_DOCUMENTS, TextBatch.from_arrow(_NO_DOCUMENTS.column("text")))  # loads what it needs, outside of its time
     with store.open(f"corpus/{shard}") as handle:
         parquet = pq.ParquetFile(handle, page_checksum_verification=True)
         for documents in parquet.iter_batches(_BATCH_ROWS, columns=["doc_id", "text"]):
@@ -155,7 +156,7 @@ def _annotate_shard(store_url: str, facts: Sequence[Facts], shard: str) -> None:
                 texts = TextBatch.from_arrow(piece.column("text"))
                 for place, one in enumerate(missing):
                     started = time.perf_counter()
-                    tables[place].append(pa.record_batch(_columns(one, piece, texts), schema=one.schema))
+                    tables[place].append(pa.record_batch(columns_of(one, piece, texts), schema=one.schema))
                     seconds[place] += time.perf_counter() - started
     for place, one in enumerate(missing):
         table = pa.Table.from_batches(tables[place], schema=one.schema)

@@ -2,7 +2,7 @@
 the budget of dedup, evalset, publish.
 
 Each stage finds its finished work by content and goes on from there, so running a build again is the way to resume it.
-The decision's tables live in a DuckDB file in the scratch folder, which spills and is thrown away.
+The decision's tables live in memory, up to a bound, and beyond it in the scratch folder.
 """
 
 import contextlib
@@ -18,14 +18,30 @@ import duckdb
 import pyarrow as pa
 from rich.console import Console
 
-from curate import budget, corpus, edges, evalset, families, manifest, models, paragraphs, report, scorers, tokens, urls
+from curate import (
+    budget,
+    corpus,
+    edges,
+    evalset,
+    families,
+    manifest,
+    models,
+    outcome,
+    paragraphs,
+    ready,
+    report,
+    scorers,
+    stages,
+    tokens,
+    urls,
+)  # fmt: skip
 from curate.annotate import Facts, annotate, band_facts
-from curate.decide import decide, families_read, holdout_bound
+from curate.decide import decide, families_read
 from curate.executor import Run, Size
 from curate.ingest import Ingested, ingest
 from curate.manifest import Manifest, ManifestError
-from curate.mix import epoch_tokens
-from curate.recipe import DomainError, Recipe, portable
+from curate.portable import portable
+from curate.recipe import DomainError, Recipe
 from curate.recipe_file import sample_dir
 from curate.sample import make_sample
 from curate.store import Store
@@ -61,35 +77,30 @@ def build(
     if memory != MEMORY:
         _check_memory(memory)
     store.sweep()
-    _refuse_lower_holdout(store, recipe)
+    refuse_lower_holdout(store, recipe)
     if recipe.is_sample:
         ensure_sample(store)
     of_texts = [name for name in recipe.families_to_compute() if name not in CORPUS_FAMILIES]
     facts = {name: families.facts_of(recipe.families, name) for name in of_texts}
     ingested = ingest(store, recipe.sources, run=run, rehash=rehash)
     check_quarantine(recipe, ingested)
-    parent = _parent(store, recipe)
+    parent = parent_of(store, recipe)
     frozen = evalset.inherited(store, parent, recipe)
     found = [scorers.resolve_quality(store, recipe, ingested, refit="quality" in refit, run=run)] if "quality" in recipe.scorers else []
     if found:
         facts["quality"] = scorers.quality_facts(store, found[0])
     bands = None if recipe.dedup.threshold is None else band_facts(recipe.dedup)
     shards = _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
-    with _database(store, memory) as connection:
-        facts |= _corpus_facts(store, connection, recipe, shards, run)
-        _load_rows(store, connection, recipe, ingested, facts)
-        _load_frozen(connection, frozen)
-        linked = _link(store, connection, bands, frozen, run)
+    with database(store, memory) as connection:
+        facts |= corpus_facts(store, connection, recipe, shards, run)
+        rows_path = ready.load_rows(store, connection, recipe, ingested, facts_read(recipe, facts))
+        load_frozen(connection, frozen)
+        edges_path, linked = _link(store, connection, recipe, ingested, bands, frozen, run)
         tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
         _decide(store, connection, recipe, tokenizer, frozen, run)
         accepted = _accepted(store, connection, recipe, accept)
-        stages = _stages(connection, recipe)
-        if frozen is None:
-            frozen = evalset.drawn(connection, recipe)
-            exam = evalset.kept(store, frozen, recipe.mix.shares)
-        else:
-            assert parent is not None, "only a parent's list is inherited"
-            exam = parent.info["evalset"]
+        drawn = _drawn(connection, recipe)
+        exam = evalset.kept(store, evalset.drawn(connection, recipe), recipe.components()) if frozen is None else _inherited(parent)
         info = {
             "domain": recipe.domain,
             "parent": None if parent is None else parent.version,
@@ -101,16 +112,25 @@ def build(
             "families": families.described(recipe.families, facts),
             "edges": None if linked is None else dataclasses.asdict(linked),
             "accepted": accepted,
-            "stages": stages,
+            **drawn,
             "evalset": exam,
             "seed": recipe.seed,
-            "funnel": report.funnel(connection),
+            "funnel": report.funnel(connection, has_where=recipe.select.where is not None),
             "software": {name: _version(name) for name in _SOFTWARE},
         }
+        known = outcome.Known(recipe, facts, rows_path, edges_path, tokenizer, exam["digest"])
+        kept_path = outcome.keep(store, connection, known, drawn["stages"])
         sys.stderr.write("publish\n")
         before = manifest.versions(store)
         published = manifest.publish(store, connection, info)
+        ready.forget_others(store, recipe.domain, rows=rows_path, edges=edges_path, outcome=kept_path)
     return Built(published, is_new=published.version not in before)
+
+
+def _inherited(parent: Manifest | None) -> dict[str, Any]:
+    assert parent is not None, "only a parent's list is inherited"
+    exam: dict[str, Any] = parent.info["evalset"]
+    return exam
 
 
 def check_quarantine(recipe: Recipe, ingested: Mapping[str, Ingested]) -> None:
@@ -154,7 +174,7 @@ def _annotate(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], fa
     return shards
 
 
-def _corpus_facts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, shards: Sequence[str], run: Run) -> dict[str, Facts]:
+def corpus_facts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, shards: Sequence[str], run: Run) -> dict[str, Facts]:
     """Compute what only all documents together tell, where the recipe asks for it."""
     needed, found = recipe.families_to_compute(), {}
     if "paragraphs" in needed:
@@ -164,15 +184,13 @@ def _corpus_facts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: R
     return found
 
 
-def _load_rows(
-    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], facts: Mapping[str, Facts]
-) -> None:
-    bounds = {source.name: holdout_bound(recipe.holdout_share(source)) for source in recipe.decided_sources()}
+def facts_read(recipe: Recipe, facts: Mapping[str, Facts]) -> dict[str, Facts]:
+    """Pick the facts that a decision by this recipe reads of each row."""
     names = dict.fromkeys([*families_read(recipe), *(["paragraphs"] if recipe.paragraphs.mask else []), "quality"])
-    corpus.load_rows(store, connection, recipe, ingested, bounds, {name: facts[name] for name in names if name in facts})
+    return {name: facts[name] for name in names if name in facts}
 
 
-def _load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) -> None:
+def load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) -> None:
     """Make the table `frozen`: the documents of the evalset that is taken over."""
     connection.execute('CREATE OR REPLACE TABLE frozen (doc_id VARCHAR, "group" VARCHAR, shard VARCHAR, "row" INTEGER)')
     if frozen is not None:
@@ -182,13 +200,17 @@ def _load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None)
 
 
 def _link(
-    store: Store, connection: duckdb.DuckDBPyConnection, bands: Facts | None, frozen: pa.Table | None, run: Run
-) -> edges.Linked | None:
-    """Make the table `edges`, which is empty where the recipe wants exact copies only. Documents of the evalset that are in no
-    source any more are linked, too, so that no near copy of them is trained on."""
+    store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], bands: Facts | None,
+    frozen: pa.Table | None, run: Run,
+) -> tuple[str | None, edges.Linked | None]:  # fmt: skip
+    """Make the table `edges`, which is empty where the recipe wants exact copies only, and say where it is kept. Documents of the evalset
+    that are in no source any more are linked, too, so that no near copy of them is trained on."""
     if bands is None:
         connection.execute(edges.NO_EDGES)
-        return None
+        return None, None
+    path = ready.edges_path(connection, recipe, ingested, bands)
+    if store.exists(path):
+        return path, ready.load_edges(store, connection, path)
     shards = [] if frozen is None else frozen["shard"].unique().to_pylist()
     for shard in shards:
         if not store.exists(f"corpus/{shard}"):
@@ -197,7 +219,9 @@ def _link(
                 "--set evalset='\"new\"'"
             )
     annotate(store, shards, [bands], run=run)
-    return edges.link(store, connection, bands, run=run)
+    found = edges.link(store, connection, bands, run=run)
+    ready.keep_edges(store, connection, path, found)
+    return path, found
 
 
 def _decide(
@@ -240,31 +264,17 @@ def _uncounted(connection: duckdb.DuckDBPyConnection, frozen: pa.Table) -> pa.Ta
     ).to_arrow_table()
 
 
-def _stages(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> list[dict[str, Any]]:
-    pools = dict(connection.execute("SELECT component, sum(n_tokens)::BIGINT FROM decided WHERE split = 'train' GROUP BY 1").fetchall())
-    draws = epoch_tokens(recipe)
-    components = []
-    for name, share in recipe.mix.shares.items():
-        if draws[name] and not pools.get(name):
-            raise DomainError(_nothing_left(connection, name))
-        pool = pools.get(name, 0)
-        repeats = round(draws[name] * recipe.mix.epochs / pool, 4) if pool else 0.0
-        components.append({
-            "name": name, "share": share, "epoch_tokens": draws[name], "pool_tokens": pool,
-            "redraw": recipe.mix.redraw, "repeats": repeats, "seen_by_base": None,
-        })  # fmt: skip
-    return [{"name": "main", "epochs": recipe.mix.epochs, "epoch_tokens": sum(draws.values()), "components": components}]
+def _drawn(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> dict[str, Any]:
+    """Describe for manifest.json what training draws, and warn of what is seen too often."""
+    described = stages.describe(connection, recipe)
+    for warning in stages.warnings(described):
+        sys.stderr.write(f"warning: {warning}\n")
+    strata = {"strata": stages.strata(connection)} if recipe.select.stratify_by else {}
+    return {"stages": described, "repeats": stages.total_repeats(described), **strata}
 
 
-def _nothing_left(connection: duckdb.DuckDBPyConnection, component: str) -> str:
-    query = "SELECT coalesce(reason, split), count(*) FROM decided WHERE component = ? GROUP BY 1 ORDER BY 2 DESC, 1"
-    found = connection.execute(query, [component]).fetchall()
-    why = ", ".join(f"{count} {reason}" for reason, count in found) or "no rows were read"
-    do = "loosen a rule with --set FAMILY.RULE=VALUE, raise the budget, or check the sources"
-    return f"nothing is left of component {component!r} ({why}); {do}"
-
-
-def _refuse_lower_holdout(store: Store, recipe: Recipe) -> None:
+def refuse_lower_holdout(store: Store, recipe: Recipe) -> None:
+    """Raise DomainError where a source would hold out less than some version did."""
     for version in manifest.versions(store):
         inputs = manifest.load(store, version).info["inputs"]
         for source in recipe.decided_sources():
@@ -289,7 +299,8 @@ def ensure_sample(store: Store) -> None:
             os.rename(path, target)  # sources are read where they lie, and this one lies here
 
 
-def _parent(store: Store, recipe: Recipe) -> Manifest | None:
+def parent_of(store: Store, recipe: Recipe) -> Manifest | None:
+    """Give the last version of a recipe's domain."""
     for version in reversed(manifest.versions(store)):
         if (found := manifest.load(store, version)).info["domain"] == recipe.domain:
             return found
@@ -314,10 +325,12 @@ def _inputs(recipe: Recipe, ingested: Mapping[str, Ingested]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _database(store: Store, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def database(store: Store, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Lend a database for the tables of a decision, which spill beyond this much memory. Raises CheckFailed where that does not do."""
     with store.scratch() as folder:
         folder.mkdir()
-        connection = duckdb.connect(f"{folder}/decision.duckdb", config={"memory_limit": memory, "temp_directory": f"{folder}/spill"})
+        # Not in a file of DuckDB's own: compressing tables that live for seconds costs more than deciding.
+        connection = duckdb.connect(config={"memory_limit": memory, "temp_directory": f"{folder}/spill"})
         try:
             yield connection
         except duckdb.OutOfMemoryException:

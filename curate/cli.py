@@ -1,34 +1,32 @@
 """The command `curate`: parse, call, print. Results go to stdout, progress and logs to stderr."""
 
-import decimal
 import enum
-import json
 import os
 import pathlib
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from curate import annotate, budget, executor, manifest, models, report, sql
+from curate import annotate, budget, executor, manifest, models, report
 from curate.audit import audit, audited_sources, print_audit
 from curate.build import MEMORY, CheckFailed, build
+from curate.cli_inspect import inspecting
+from curate.cli_options import Domain, Json, RecipePath, Root, Settings, Sources, Version, command_line, note, root_option
+from curate.cli_whatif import looking_ahead
 from curate.executor import WorkerDied
 from curate.manifest import ManifestError
-from curate.recipe import DomainError
+from curate.page_write import write_report
+from curate.recipe import DomainError, Recipe
 from curate.recipe_file import read_recipe
 from curate.sample import make_sample
-from curate.sql import QueryError
+from curate.sandbox import QueryError
 from curate.store import Store
+from curate.tables import print_json, print_table, terminal
 from curate.verify import verify
-from curate.why import explain
-from curate.why_print import print_explanation
 
 app = typer.Typer(
     help="Turn raw, mixed, dirty text into versioned Parquet manifests: read, judge, deduplicate, select, mix.",
@@ -40,18 +38,9 @@ Refit = enum.Enum("Refit", {name: name for name in models.REFITS}, type=str)  # 
 Accept = enum.Enum("Accept", {name: name for name in budget.ACCEPTS}, type=str)  # type: ignore[misc]  # built from the one table
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # UsageError of the click that typer brings
-Domain = Annotated[str | None, typer.Option(help="Name of a domain: ROOT/domains/NAME.toml, or a shipped one (medical).")]
-RecipePath = Annotated[str | None, typer.Option(help="Path of a recipe in TOML, instead of --domain.")]
-Sources = Annotated[list[str] | None, typer.Option(help="NAME=GLOB: the files of a source, or a new candidate source. Repeatable.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, as in select.budget_tokens=8M. Repeatable.")]
 Workers = Annotated[
     int | None, typer.Option(help="Processes that read and count; the result does not depend on it.", min=1, show_default="all cores")
 ]
-Root = Annotated[
-    str, typer.Option("--root", help="Folder or fsspec URL that holds corpus, manifests and runs.", show_default="the current folder")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
-Version = Annotated[str, typer.Argument(help="A version, such as v3; `curate list` shows them.", metavar="VERSION")]
 
 
 @app.command("build")
@@ -75,8 +64,8 @@ def build_command(
     store = Store(root)
     resolved = read_recipe(store, domain=domain, file=recipe, sources=source or (), settings=set_ or ())
     if resolved.is_sample:
-        _note(report.SAMPLE_NOTE)
-    _note(f"domain {resolved.domain}: {len(resolved.sources)} sources, budget {resolved.select.budget_tokens:,} tokens, root {store.url()}")
+        note(report.SAMPLE_NOTE)
+    note(f"domain {resolved.domain}: {len(resolved.sources)} sources, {_budget(resolved)}, root {store.url()}")
     with executor.start(executor_.value, workers or os.cpu_count() or 1) as run:
         built = build(
             store, resolved, run=run, rehash=rehash, memory=memory,
@@ -84,14 +73,14 @@ def build_command(
         )  # fmt: skip
     data = report.summary(store, built.manifest)
     if as_json:
-        _print_json({**data, "is_new": built.is_new})
+        print_json({**data, "is_new": built.is_new})
         return
-    console = _console()
+    console = terminal()
     report.print_summary(console, data)
     if not built.is_new:
         console.print(f"nothing new: {built.manifest.version} decided the same; nothing was published")
     console.print(f"{data['path']}", soft_wrap=True, highlight=False)
-    console.print(f"next: train run --manifest {built.manifest.version} --model tiny{_root_option(root)}", highlight=False, soft_wrap=True)
+    console.print(f"next: train run --manifest {built.manifest.version} --model tiny{root_option(root)}", highlight=False, soft_wrap=True)
 
 
 @app.command("audit")
@@ -112,18 +101,16 @@ def audit_command(
     resolved = read_recipe(store, domain=domain, file=recipe, sources=source or (), settings=set_ or ())
     audited = audited_sources(resolved, of or ())
     if resolved.is_sample:
-        _note(report.SAMPLE_NOTE)
-    _note(f"domain {resolved.domain}: every rule over {', '.join(one.name for one in audited)}, root {store.url()}")
+        note(report.SAMPLE_NOTE)
+    note(f"domain {resolved.domain}: every rule over {', '.join(one.name for one in audited)}, root {store.url()}")
     data = audit(store, resolved, audited, run=executor.local(workers or os.cpu_count() or 1), keep=keep, defaults=defaults)
     if as_json:
-        _print_json(data)
+        print_json(data)
         return
-    console = _console()
+    console = terminal()
     print_audit(console, data)
-    named = ["--domain", domain] if domain is not None else ["--recipe", str(recipe)]
-    laid_over = [word for option, values in [("--source", source), ("--set", set_)] for value in values or () for word in (option, value)]
-    command = shlex.join(["curate", "build", *named, *laid_over])
-    console.print(f"next: {escape(command)}{_root_option(root)}", highlight=False, soft_wrap=True)
+    command = command_line("build", domain=domain, recipe=recipe, sources=source, settings=set_, root=root)
+    console.print(f"next: {escape(command)}", highlight=False, soft_wrap=True)
 
 
 @app.command("list")
@@ -140,14 +127,14 @@ def list_command(root: Root = ".", as_json: Json = False) -> None:
         for info in found
     ]  # fmt: skip
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif not rows:
-        _console().print(
-            f"no manifests under {escape(store.url())} yet; build one with: curate build --domain medical{_root_option(root)}",
+        terminal().print(
+            f"no manifests under {escape(store.url())} yet; build one with: curate build --domain medical{root_option(root)}",
             soft_wrap=True,
         )
     else:
-        _print_table(pa.Table.from_pylist(rows))
+        print_table(pa.Table.from_pylist(rows))
 
 
 @app.command("show")
@@ -156,47 +143,23 @@ def show_command(version: Version, root: Root = ".", as_json: Json = False) -> N
     store = Store(root)
     data = report.summary(store, manifest.load(store, version))
     if as_json:
-        _print_json(data)
+        print_json(data)
     else:
-        report.print_summary(_console(), data)
+        report.print_summary(terminal(), data)
 
 
-@app.command("sql")
-def sql_command(
-    query: Annotated[str, typer.Argument(help="One SELECT over manifest, documents, signals, versions, runs, metrics, evaluations.")],
-    version: Annotated[str | None, typer.Option("--manifest", help="The version behind the tables.", show_default="the newest")] = None,
+@app.command("report")
+def report_command(
+    version: Version,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write a Hugging Face dataset card instead of the page.")] = False,
+    out: Annotated[
+        str | None, typer.Option(help="File to write, a path or an fsspec URL.", show_default="ROOT/reports/VERSION.html, or .md")
+    ] = None,
     root: Root = ".",
-    as_json: Json = False,
 ) -> None:
-    """Query a version with SQL (DuckDB's). The connection sees only the root and cannot write.
-
-    Example: curate sql "SELECT reason, count(*) AS n FROM manifest GROUP BY ALL ORDER BY n DESC"
-    """
-    connection = sql.connect(root, version)
-    table = sql.select(connection, query)
-    if as_json:
-        for row in table.to_pylist():
-            sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    else:
-        _print_table(table)
-
-
-@app.command("why")
-def why_command(
-    id: Annotated[str, typer.Argument(help="A row_id or a doc_id, or its first digits, at least 8.", metavar="ROW_ID|DOC_ID")],
-    version: Annotated[str | None, typer.Option("--manifest", help="The version to explain.", show_default="the newest")] = None,
-    root: Root = ".",
-    as_json: Json = False,
-) -> None:
-    """Explain one document: why it is in or out, every rule with its margin, its rank, its copies, and what other versions say."""
+    """Write one page about a version: funnel, sources, scores, samples at each limit, duplicates, mixture, recipe. It needs no network."""
     store = Store(root)
-    known = manifest.versions(store)
-    data = explain(store, manifest.load(store, version or (known[-1] if known else "v1")), id)
-    if as_json:
-        # Texts of documents stand in it; as ASCII it says the same, and no terminal acts upon it.
-        sys.stdout.write(json.dumps(data, indent=2) + "\n")
-    else:
-        print_explanation(_console(), data)
+    sys.stdout.write(f"{write_report(store, manifest.load(store, version), out=out, as_card=markdown)}\n")
 
 
 @app.command("verify")
@@ -205,14 +168,14 @@ def verify_command(version: Version, root: Root = ".", as_json: Json = False) ->
     store = Store(root)
     faults, remarks = verify(store, manifest.load(store, version))
     if as_json:
-        _print_json({"version": version, "faults": faults, "remarks": remarks})
+        print_json({"version": version, "faults": faults, "remarks": remarks})
     else:
         for line in remarks:
-            _console().print(f"remark: {escape(line)}", soft_wrap=True)
+            terminal().print(f"remark: {escape(line)}", soft_wrap=True)
         for line in faults:
-            _console().print(f"[red]fault:[/] {escape(line)}", soft_wrap=True, highlight=False)
+            terminal().print(f"[red]fault:[/] {escape(line)}", soft_wrap=True, highlight=False)
         if not faults:
-            _console().print(f"{version}: every digest is as it was published", highlight=False)
+            terminal().print(f"{version}: every digest is as it was published", highlight=False)
     if faults:
         raise typer.Exit(1)
 
@@ -226,15 +189,19 @@ def make_sample_command(
     if pathlib.Path(out).exists() and any(pathlib.Path(out).iterdir()):
         raise DomainError(f"--out {out!r} is not empty; name a new folder, so that nothing is overwritten")
     counts = make_sample(out, seed=seed)
-    _print_table(pa.table({"file": list(counts), "rows": list(counts.values())}))
-    _console().print(out, soft_wrap=True, highlight=False)
+    print_table(pa.table({"file": list(counts), "rows": list(counts.values())}))
+    terminal().print(out, soft_wrap=True, highlight=False)
 
 
 @app.command("warmup")
 def warmup_command() -> None:
     """Compile the kernels once, so that the first build does not wait for it."""
     annotate.warm_up()
-    _console().print("kernels are compiled and cached")
+    terminal().print("kernels are compiled and cached")
+
+
+app.add_typer(inspecting)
+app.add_typer(looking_ahead)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -255,45 +222,8 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _note(text: str) -> None:
-    Console(stderr=True).print(escape(text), style="dim", soft_wrap=True, highlight=False)
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=160)
-
-
-def _root_option(root: str) -> str:
-    return "" if root == "." else f" --root {root}"
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else str(value)
-
-
-def _print_table(table: pa.Table) -> None:
-    shown = Table()
-    for field in table.schema:
-        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-        shown.add_column(escape(field.name), justify="right" if number else "left", overflow="fold")
-    for row in table.slice(0, 1000).to_pylist():
-        shown.add_row(*(_cell(value) for value in row.values()))
-    _console().print(shown)
-    if table.num_rows > 1000:
-        _console().print(f"... and {table.num_rows - 1000:,} more rows; add LIMIT, or --json for all", style="dim")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "[dim]null[/]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) or (isinstance(value, decimal.Decimal) and value == int(value)):
-        return f"{int(value):,}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{escape(str(key))} {_cell(item)}" for key, item in value.items())
-    return escape(f"{value:.6g}" if isinstance(value, float) else str(value))
+def _budget(recipe: Recipe) -> str:
+    select = recipe.select
+    if select.budget_tokens is not None:
+        return f"budget {select.budget_tokens:,} tokens"
+    return f"top share {select.top_share:g}" if select.top_share is not None else f"threshold {select.threshold:g} of {select.order_by}"

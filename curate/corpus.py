@@ -28,7 +28,8 @@ def load_rows(
     bounds: Mapping[str, str],
     facts: Mapping[str, Facts],
 ) -> None:
-    """Make the table `rows`: documents, one struct column of signals per family, scores, and their source's place and bound.
+    """Make the table `rows`: documents, one struct column of signals per family, scores, their source's place and bound, and the hash of
+    their group that the bound is for.
 
     `bounds` is the holdout bound of each source, as `decide.holdout_bound` gives it. `facts` holds the families by name, in the order
     of their columns, and "quality"; without that one the column of this name is null. Where the recipe masks repeated paragraphs, the
@@ -95,7 +96,8 @@ ROW_ID = """left(sha256(row_key || ':' || (row_number() OVER (PARTITION BY row_k
 _BOILERPLATE = "list_transform(struct_extract(paragraphs, 'spans'), lambda span: struct_insert(span, kind := 'boilerplate'))"
 _ROWS = """
 CREATE OR REPLACE TABLE rows AS
-SELECT * EXCLUDE (row_key), {row_id} AS row_id, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
+SELECT * EXCLUDE (row_key), {row_id} AS row_id, hash_key('holdout', "group") AS holdout_key,
+    NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
     {masks}::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks
 FROM incoming
 """

@@ -1,31 +1,30 @@
 """One pure function: (columns, counts, recipe) -> what happens to each row, and why.
 
-The order is the contract's: holdout -> rules (first reason wins, in the order of each source) -> holdout.leak -> keepers among the
-rows that passed -> subset by order and token budget. It is SQL over the table `rows`, so it spills instead of growing,
+The order is the contract's: holdout -> rules (first reason wins, in the order of each source), then `select.where` -> holdout.leak ->
+keepers among the rows that passed -> subset (subset.py) and mixture. It is SQL over the table `rows`, so it spills instead of growing,
 and reads no text. Where a row above the cut has no token count yet the answer is "count these rows next"; the result
 does not depend on which counts were there before.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 
 import duckdb
 import pyarrow as pa
 
+from curate.expressions import selection
 from curate.families import family_of
 from curate.keepers import keepers
 from curate.manifest import COLUMNS, share_key
-from curate.mix import pool_budgets
-from curate.recipe import DOMAIN_COMPONENT, FAMILY_NAME, DomainError, Recipe
-from filters import CORPUS_FAMILIES, FAMILIES
+from curate.recipe import FAMILY_NAME, DomainError, Recipe
+from curate.subset import cut, keys_of, quoted, stages_of
 from filters.spec import Family
 
-# Tokens that one byte is taken for where a source has no count yet. Only how much is counted at once depends on it.
-_TOKENS_PER_BYTE = 0.3
-_ORDER = re.compile(r"(random|quality|n_bytes|n_words|([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*))(?: (ASC|DESC))?")
 # Who is kept among copies (design.md, "No removal without proof"); null comes last.
 _KEEPER_ORDER = "quality DESC NULLS LAST, source_place, n_bytes DESC, date ASC NULLS LAST, doc_id, row_id"
+
+# The columns of a manifest that a decision makes.
+_DECIDED_COLUMNS = ("stages", "n_tokens", "dup_of", "dup_kind", "dup_similarity", "split", "reason", "rank", "is_eligible")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,39 +35,59 @@ class Wanted:
 
 
 def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | None:
-    """Write the table `decided` (the columns of a manifest, and `is_eligible`: passes the rules), or say what to count.
+    """Write the tables `decided` (the columns of a manifest, and `is_eligible`: passes the rules) and `outcome` (see `estimate`), or say
+    what to count.
 
     Reads the tables `rows` (see corpus.load_rows), `edges` (see edges.link), `counts` (doc_id, masks_key, n_tokens) and `frozen`
-    (doc_id, group of the evalset that is taken over). Raises DomainError where the recipe's `select.order_by` names a column that
-    is not there.
+    (doc_id, group of the evalset that is taken over); leaves the tables `cut` and `pools` (see subset.cut). Raises DomainError where an
+    expression of [select] names a column that is not there, or cannot be computed.
     """
-    order_value, direction = _order(connection, recipe)
+    _until_the_cut(connection, recipe)
+    wanted = connection.sql(_WANTED).to_arrow_table()
+    if wanted.num_rows:
+        return Wanted(wanted)
+    connection.execute(_OUTCOME.format(stages=stages_of(recipe)))
+    tables = {name: "outcome" if name in _DECIDED_COLUMNS else "rows" for name in [*COLUMNS, "is_eligible"]}
+    connection.execute(_DECIDED.format(columns=", ".join(f'{table}."{name}"' for name, table in tables.items())))
+    return None
+
+
+def estimate(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> None:
+    """Decide without counting, into the table `outcome`: what happens to each row, by its `slot` (rowid) in `rows`, with its source,
+    component, n_bytes and quality.
+
+    Its `n_estimated` is, of every row that was ranked or held out, the count, or else what its source's bytes per token give; `n_tokens` is
+    null where there is no count.
+    """
+    _until_the_cut(connection, recipe)
+    connection.execute(_OUTCOME.format(stages=stages_of(recipe)))
+
+
+def _until_the_cut(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> None:
+    chosen = selection(recipe)
+    connection.execute("SET TimeZone = 'UTC'")  # an expression may read a time, which is the same everywhere
     values = {
         "rules": _rule_cases(recipe),
         "threshold": _float(recipe.dedup.threshold),
         "containment": _float(recipe.dedup.contained_from),
         "keeper_order": _KEEPER_ORDER,
         "has_near": _has_near(recipe),
-        "signals": _signal_columns(connection, recipe),
-        "order_value": order_value,
-        "direction": direction,
-        "domain": _text(DOMAIN_COMPONENT),
-        "seed": recipe.seed,
-        "budgets": ", ".join(f"({_text(name)}, {tokens})" for name, tokens in pool_budgets(recipe).items()),
-        "tokens_per_byte": _TOKENS_PER_BYTE,
+        **keys_of(recipe, chosen),
     }
-    for statement in (_JUDGE, _MARK, _STANDING):
-        connection.execute(statement.format(**values))
+    connection.execute(_JUDGE.format(**values))
+    try:
+        connection.execute(_MARK.format(**values))
+    except (duckdb.DataError, duckdb.ProgrammingError) as error:
+        if not chosen.expressions:
+            raise
+        why = " ".join(str(error).split("LINE 1")[0].split())
+        raise DomainError(f"an expression of [select] cannot be computed for some row ({why}); cast with try_cast(... AS ...)") from None
+    connection.execute(_STANDING.format(**values))
     for kind, statement in (("jaccard", _NEAR), ("containment", _CONTAINED)):
         connection.execute(statement.format(**values))
         _keep_near(connection, kind)
-    for statement in (_KEEP, _RANK, _CUT):
-        connection.execute(statement.format(**values))
-    wanted = connection.sql(_WANTED).to_arrow_table()
-    if wanted.num_rows:
-        return Wanted(wanted)
-    connection.execute(_DECIDED.format(columns=", ".join(f'"{name}"' for name in COLUMNS)))
-    return None
+    connection.execute(_KEEP)
+    cut(connection, recipe, chosen)
 
 
 def _keep_near(connection: duckdb.DuckDBPyConnection, kind: str) -> None:
@@ -81,34 +100,6 @@ def _keep_near(connection: duckdb.DuckDBPyConnection, kind: str) -> None:
     connection.unregister("chosen")
 
 
-def _order(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> tuple[str, str]:
-    """Turn `select.order_by` (random, or a column with ASC or DESC) into SQL over the table `rows`, and its direction."""
-    match = _ORDER.fullmatch(recipe.select.order_by)
-    allowed = "random, quality, n_bytes, n_words, or a signal as FAMILY.SIGNAL, with ASC or DESC"
-    if match is None:
-        raise DomainError(f"select.order_by is {recipe.select.order_by!r}; allowed: {allowed}")
-    column, direction = match[1], match[4] or "ASC"
-    if column == "random":
-        return f"hash_key('order|{recipe.seed}', doc_id)", direction
-    unknown = DomainError(f"select.order_by names {column!r}, which is no column here; allowed: {allowed}")
-    if match[2] and match[2] not in (*FAMILIES, *CORPUS_FAMILIES, *recipe.families):
-        raise unknown
-    if match[2] and match[2] not in recipe.families_to_compute():
-        raise DomainError(f"select.order_by names {column!r}, but {match[2]!r} is computed only where rules name it; add it to rules")
-    expression = _signal(match[2], match[3]) if match[2] else column
-    try:
-        connection.sql(f"SELECT {expression} FROM rows LIMIT 0")
-    except duckdb.Error:
-        raise unknown from None
-    return expression, direction
-
-
-def _signal_columns(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> str:
-    """Name the columns of signals, which no step after the rules reads and which are half of a row."""
-    columns, families = connection.sql("SELECT * FROM rows LIMIT 0").columns, recipe.families_to_compute()
-    return ", ".join(f'"{name}"' for name in columns if name in families)
-
-
 def _has_near(recipe: Recipe) -> str:
     """Say as SQL which rows may go for one that is alike, or stand for one."""
     exact_only = [source.name for source in recipe.decided_sources() if not source.near_duplicates]
@@ -116,11 +107,10 @@ def _has_near(recipe: Recipe) -> str:
 
 
 def families_read(recipe: Recipe) -> tuple[str, ...]:
-    """Name the families whose signals `decide` reads from `rows`: those that judge a source, and the one that `select.order_by` names."""
+    """Name the families whose signals `decide` reads from `rows`: those that judge a source, and those that [select] names."""
     judging = [name for source in recipe.decided_sources() for name in recipe.judged_by(source)]
-    ordering = [recipe.select.order_by.split(".")[0]]
     known = recipe.families_to_compute()
-    return tuple(name for name in dict.fromkeys(["statistics", *judging, *ordering]) if name in known)
+    return tuple(name for name in dict.fromkeys(["statistics", *judging, *selection(recipe).families]) if name in known)
 
 
 def holdout_bound(share: float) -> str:
@@ -151,14 +141,14 @@ def _family_cases(found: Family, limits: Mapping[str, float | None]) -> list[str
             # Ratios are float32 and are compared as such, so that one equal to its threshold passes (see filters.spec.Rule).
             exact = "FLOAT" if kind == "float32" else "DOUBLE"
             breach = "<" if rule.keep == ">=" else ">"
-            reason = _text(f"{found.name}.{rule.name}")
+            reason = quoted(f"{found.name}.{rule.name}")
             cases.append(f"WHEN {_signal(found.name, rule.signal)}::{exact} {breach} {threshold}::{exact} THEN {reason}")
     return cases
 
 
 def _signal(name: str, signal: str) -> str:
     assert FAMILY_NAME.fullmatch(name), name
-    return f'struct_extract("{name}", {_text(signal)})'
+    return f'struct_extract("{name}", {quoted(signal)})'
 
 
 def _float(threshold: float | None) -> str:
@@ -166,17 +156,15 @@ def _float(threshold: float | None) -> str:
 
 
 def _texts(values: Iterable[str]) -> str:
-    return ", ".join(_text(value) for value in values)
+    return ", ".join(quoted(value) for value in values)
 
 
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
+# Tables on the way hold only what is decided by; a row's other columns are taken from `rows` at the end, by its slot there.
 _JUDGE = """
-CREATE OR REPLACE TABLE judged AS
-SELECT * EXCLUDE ({signals}), {rules} AS rule_reason, {order_value} AS order_value,
-    hash_key('holdout', "group") < holdout_bound AS is_holdout
+CREATE OR REPLACE VIEW judged AS
+SELECT rowid AS slot, row_id, doc_id, "group", source, component, source_place, n_bytes, date, quality, masks_key(masks) AS masks_key,
+    coalesce({rules}, CASE WHEN NOT {is_chosen} THEN 'select.where' END) AS rule_reason,
+    {order_value} AS order_value, {stratum} AS stratum, holdout_key < holdout_bound AS is_holdout
 FROM rows
 """
 
@@ -199,11 +187,14 @@ reasoned AS (
         WHEN rule_reason IS NOT NULL THEN rule_reason
         WHEN doc_id IN (SELECT doc_id FROM leaking) OR "group" IN (SELECT "group" FROM held) THEN 'holdout.leak'
     END AS early_reason FROM judged
+),
+repeated AS (SELECT doc_id FROM reasoned WHERE NOT is_holdout AND early_reason IS NULL GROUP BY doc_id HAVING count(*) > 1),
+firsts AS (
+    SELECT slot, first_value(row_id) OVER (PARTITION BY doc_id ORDER BY {keeper_order}) AS first_row
+    FROM reasoned SEMI JOIN repeated USING (doc_id) WHERE NOT is_holdout AND early_reason IS NULL
 )
-SELECT *,
-    CASE WHEN NOT is_holdout AND early_reason IS NULL
-        THEN first_value(row_id) OVER (PARTITION BY doc_id, is_holdout, early_reason IS NULL ORDER BY {keeper_order}) END AS exact_keeper
-FROM reasoned
+SELECT reasoned.*, CASE WHEN NOT is_holdout AND early_reason IS NULL THEN coalesce(first_row, row_id) END AS exact_keeper
+FROM reasoned LEFT JOIN firsts USING (slot)
 """
 
 # Texts that passed and have an edge, by their first rows in keeper order; `near` holds those of them that go, and by which row.
@@ -250,76 +241,41 @@ SELECT *, row_number() OVER (ORDER BY later, similarity DESC, number) - 1 AS pla
 _NEAR_KEPT = "INSERT INTO near SELECT doc_id, keeper, similarity, $1 FROM near_edges SEMI JOIN chosen USING (place)"
 
 _KEEP = """
-CREATE OR REPLACE TABLE kept AS
+CREATE OR REPLACE VIEW kept AS
 SELECT marked.* EXCLUDE (exact_keeper), coalesce(near.keeper, exact_keeper) AS keeper, near_similarity, near_kind
 FROM marked LEFT JOIN near ON marked.doc_id = near.doc_id AND exact_keeper IS NOT NULL
 """
 
-_RANK = """
-CREATE OR REPLACE TABLE ranked AS
-WITH passed AS (SELECT * FROM kept WHERE keeper = row_id)
-SELECT row_id, row_number() OVER (ORDER BY order_value {direction} NULLS LAST, row_id) AS rank FROM passed WHERE component = {domain}
-UNION ALL
-SELECT row_id, row_number() OVER (PARTITION BY component ORDER BY hash_key('pool|{seed}|' || component, doc_id), row_id)
-FROM passed WHERE component <> {domain}
-"""
-
-# The domain takes the longest prefix that fits. A replay pool is covered: a draw cuts its last document, so the row that
-# crosses the budget is in, or a component of long documents with a small share would be empty.
-_CUT = """
-CREATE OR REPLACE TABLE cut AS
-WITH budgets(component, budget) AS (VALUES {budgets}),
-counted AS (
-    SELECT kept.row_id, kept.source, kept.component, kept.is_holdout, kept.n_bytes, rank, counts.n_tokens AS n_counted
-    FROM kept LEFT JOIN ranked USING (row_id)
-    LEFT JOIN counts ON counts.doc_id = kept.doc_id AND counts.masks_key = masks_key(kept.masks)
-    WHERE rank IS NOT NULL OR kept.is_holdout
-),
-ratios AS (SELECT source, sum(n_counted)::DOUBLE / sum(n_bytes) AS ratio FROM counted WHERE n_counted IS NOT NULL GROUP BY source),
-sized AS (
-    SELECT counted.*, coalesce(n_counted, ceil(n_bytes * coalesce(ratio, {tokens_per_byte})))::BIGINT AS n_estimated
-    FROM counted LEFT JOIN ratios USING (source)
-),
-placed AS (
-    SELECT *, sum(n_estimated) OVER (PARTITION BY component, rank IS NULL ORDER BY rank)::BIGINT - n_estimated AS n_before FROM sized
-)
-SELECT row_id, rank, n_counted, is_holdout, n_before, budget,
-    CASE WHEN component = {domain} THEN n_before + n_estimated <= budget ELSE n_before < budget END AS is_within
-FROM placed LEFT JOIN budgets USING (component)
-"""
-
-# A row needs its count where the budget is not surely full before it; 5 % more than the estimate asks for, so that the
-# second round is rarely needed. The first uncounted row always qualifies while tokens are left, so this ends.
 _WANTED = """
 SELECT doc_id, min(place).shard AS shard, min(place)."row" AS "row", any_value(n_bytes) AS n_bytes, any_value(masks) AS masks
 FROM (
     SELECT doc_id, n_bytes, masks, {'shard': shard, 'row': "row"} AS place
-    FROM kept JOIN cut USING (row_id)
-    WHERE n_counted IS NULL AND (cut.is_holdout OR n_before <= budget * 1.05)
+    FROM rows JOIN cut ON rows.rowid = slot
+    WHERE n_counted IS NULL AND is_wanted
 )
 GROUP BY doc_id, masks_key(masks), masks::VARCHAR ORDER BY shard, "row"
 """
 
-_DECIDED = """
-CREATE OR REPLACE TABLE decided AS
+# What happens to each row; `slot` is its place in `rows`.
+_OUTCOME = """
+CREATE OR REPLACE TABLE outcome AS
 WITH final AS (
-    SELECT kept.* EXCLUDE (keeper), cut.rank, rule_reason IS NULL AS is_eligible,
+    SELECT slot, source, component, n_bytes, quality, is_holdout, cut.rank, n_counted, n_estimated, n_through,
+        rule_reason IS NULL AS is_eligible,
         CASE WHEN keeper <> row_id THEN keeper END AS dup_of,
         CASE WHEN keeper <> row_id THEN coalesce(near_kind, 'exact') END AS dup_kind,
         CASE WHEN keeper <> row_id THEN coalesce(near_similarity, 1.0::FLOAT) END AS dup_similarity,
         coalesce(early_reason,
-            CASE WHEN kept.is_holdout THEN NULL WHEN dup_kind IS NOT NULL THEN 'duplicate.' || dup_kind WHEN NOT is_within THEN 'budget' END
-        ) AS reason,
-        n_counted
-    FROM kept LEFT JOIN cut USING (row_id)
+            CASE WHEN is_holdout THEN NULL WHEN dup_kind IS NOT NULL THEN 'duplicate.' || dup_kind WHEN NOT is_within THEN 'budget' END
+        ) AS reason
+    FROM kept LEFT JOIN cut USING (slot)
 ),
 placed AS (
     SELECT *, CASE WHEN is_holdout THEN 'holdout' WHEN reason IS NULL THEN 'train' ELSE 'dropped' END AS split FROM final
-),
-filled AS (
-    SELECT * EXCLUDE (n_counted), CASE WHEN split <> 'dropped' THEN n_counted END::INTEGER AS n_tokens,
-        CASE WHEN split = 'train' THEN [0]::TINYINT[] ELSE []::TINYINT[] END AS stages
-    FROM placed
 )
-SELECT {columns}, is_eligible FROM filled
+SELECT * EXCLUDE (is_holdout, n_counted, n_through), CASE WHEN split <> 'dropped' THEN n_counted END::INTEGER AS n_tokens,
+    CASE WHEN split = 'train' THEN {stages} ELSE []::TINYINT[] END AS stages
+FROM placed
 """
+
+_DECIDED = "CREATE OR REPLACE TABLE decided AS SELECT {columns} FROM outcome JOIN rows ON rows.rowid = slot"

@@ -4,12 +4,13 @@ Drawn once from held-out rows that pass the rules, by hash per component, and ta
 domain: a curve that moved because its ruler moved would be worth nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from curate.expressions import ranks_by_quality
 from curate.manifest import MASKS, Manifest, ManifestError
 from curate.recipe import DOMAIN_COMPONENT, Recipe
 from curate.store import Store, digest_of
@@ -24,7 +25,7 @@ _SCHEMA = pa.schema([
 
 def inherited(store: Store, parent: Manifest | None, recipe: Recipe) -> pa.Table | None:
     """Give the parent's list where the recipe may take it over: nothing new is asked for and it knows all components."""
-    if parent is None or recipe.evalset == "new" or set(recipe.mix.shares) - set(parent.info["evalset"]["components"]):
+    if parent is None or recipe.evalset == "new" or set(recipe.components()) - set(parent.info["evalset"]["components"]):
         return None
     path = path_of(parent.info["evalset"])
     if not store.exists(path):
@@ -41,12 +42,12 @@ def drawn(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> pa.Table:
     lists of the others rows below it: what the domain gains must not count as what the general text keeps.
     """
     cut = "NULL::FLOAT"
-    if recipe.select.order_by == "quality DESC":
+    if ranks_by_quality(recipe.select):
         cut = f"(SELECT min(quality) FROM decided WHERE split = 'train' AND component = '{DOMAIN_COMPONENT}')"
     return connection.sql(_DRAW.format(n_docs=N_DOCS, n_bytes=N_BYTES, cut=cut, domain=DOMAIN_COMPONENT)).to_arrow_table().cast(_SCHEMA)
 
 
-def kept(store: Store, table: pa.Table, components: Mapping[str, float]) -> dict[str, Any]:
+def kept(store: Store, table: pa.Table, components: Iterable[str]) -> dict[str, Any]:
     """Write a list, and describe it for manifest.json. A component below 200 documents and 1 MB has no interval; one may
     have nothing at all."""
     sizes = table.select(["component", "n_bytes"]).to_pylist()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from filters.kernels import jit
 
 _NONE = -1
+_FEW = 200_000  # edges that are done while compiled code is still being loaded, which takes 0.3 s
 
 
 def keepers(n_rows: int, earlier: npt.NDArray[np.int64], later: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -26,7 +27,8 @@ def keepers(n_rows: int, earlier: npt.NDArray[np.int64], later: npt.NDArray[np.i
     >>> keepers(4, np.array([0, 1, 2]), np.array([1, 2, 3])).tolist()  # a chain 0 - 1 - 2 - 3: 0 and 2 are kept
     [-1, 0, -1, 2]
     """
-    edge: npt.NDArray[np.int64] = _pick(n_rows, earlier, later)
+    pick = _greedy if len(later) < _FEW else _pick
+    edge: npt.NDArray[np.int64] = pick(n_rows, earlier, later)
     return edge
 
 

@@ -60,6 +60,10 @@ SCHEMA = pa.schema([pa.field(name, kind, nullable=nullable) for name, (kind, nul
 # How a row enters a digest: plain JSON of these values, floats as decimals of four digits so that no printing rule matters.
 _DECIMAL = ("quality", "perplexity", "dup_similarity")
 _KEPT = ("row_id", "doc_id", "component", "stages", "n_tokens", "masks")
+# What a stage may be ordered by: numbers and dates that every version has.
+ORDER_COLUMNS = ("quality", "perplexity", "rank", "n_bytes", "n_words", "n_tokens", "date")
+SHUFFLE = "shuffle"
+_ORDER = re.compile(rf"({'|'.join(ORDER_COLUMNS)})(?: (ASC|DESC))?")
 
 
 class ManifestError(ValueError):
@@ -79,12 +83,13 @@ class Component:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
-    """A stretch of training with one mixture; its documents are shuffled."""
+    """A stretch of training with one mixture; the documents of each component are shuffled, or come in an order (see `stage_order`)."""
 
     name: str
     epochs: int
     epoch_tokens: int
     components: tuple[Component, ...]
+    order: str = SHUFFLE
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,10 +117,16 @@ class Manifest:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return tuple(
-            Stage(stage["name"], stage["epochs"], stage["epoch_tokens"], tuple(Component(**_known(part)) for part in stage["components"]))
-            for stage in self.info["stages"]
-        )
+        return tuple(_stage(stage) for stage in self.info["stages"])
+
+
+def stage_order(order: str) -> tuple[str, str] | None:
+    """Read the order of a stage: a column of a version with ASC or DESC, or None for a shuffle. Raises ManifestError for anything else."""
+    if order == SHUFFLE:
+        return None
+    if (match := _ORDER.fullmatch(order)) is None:
+        raise ManifestError(f"a stage is ordered by {order!r}; allowed: {SHUFFLE}, or one of {', '.join(ORDER_COLUMNS)} with ASC or DESC")
+    return match[1], match[2] or "ASC"
 
 
 def versions(store: Store) -> list[str]:
@@ -277,12 +288,20 @@ def compute_digests(connection: duckdb.DuckDBPyConnection, relation: str, info: 
     `relation` is SQL that yields the columns of SCHEMA, in any order of rows. Memory does not grow with its length.
     """
     tokenizer = {key: info["tokenizer"][key] for key in ("sha256", "separator", "bos_token", "eos_token") if key in info["tokenizer"]}
-    stages = [{key: value for key, value in stage.items() if key != "name"} for stage in info["stages"]]
+    # Where shares come from changes nothing that training reads, and a shuffle is written as it was before there was another order.
+    hidden = [("order", SHUFFLE)]
+    stages = [
+        {key: value for key, value in stage.items() if key not in ("name", "mixture") and (key, value) not in hidden}
+        for stage in info["stages"]
+    ]
+    orders = [found[0] for stage in stages if (found := stage_order(stage.get("order", SHUFFLE)))]
     trained = {"schema_version": SCHEMA_VERSION, "tokenizer": tokenizer, "seed": info["seed"], "stages": stages}
     decided = {"schema_version": SCHEMA_VERSION, "tokenizer": tokenizer, "recipe": info["recipe"]}
     every = [name for name in COLUMNS if name not in ("shard", "row")]
     return {
-        "fingerprint": _rows_digest(connection, f"(SELECT * FROM {relation} WHERE split = 'train')", list(_KEPT), trained),
+        "fingerprint": _rows_digest(
+            connection, f"(FROM {relation} WHERE split = 'train')", list(dict.fromkeys([*_KEPT, *orders])), trained
+        ),
         "decision": _rows_digest(connection, relation, every, decided),
     }
 
@@ -323,5 +342,7 @@ def _write_split(store: Store, connection: duckdb.DuckDBPyConnection, folder: st
     return parts
 
 
-def _known(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: part[field.name] for field in dataclasses.fields(Component)}
+def _stage(entry: Mapping[str, Any]) -> Stage:
+    known = [field.name for field in dataclasses.fields(Component)]
+    parts = tuple(Component(**{name: part[name] for name in known}) for part in entry["components"])
+    return Stage(entry["name"], entry["epochs"], entry["epoch_tokens"], parts, entry.get("order", SHUFFLE))

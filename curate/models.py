@@ -32,19 +32,34 @@ def resolve_tokenizer(store: Store, connection: duckdb.DuckDBPyConnection, recip
     return {**info, "separator": recipe.tokenizer.separator}
 
 
+def known_tokenizer(store: Store, recipe: Recipe) -> dict[str, Any] | None:
+    """Give the tokenizer that resolve_tokenizer would give, without fitting or keeping one; None where models/ does not hold it."""
+    if recipe.tokenizer.path is not None:
+        data, extra = _read_tokenizer(recipe.tokenizer.path)
+        info = _described(data, name=pathlib.PurePosixPath(recipe.tokenizer.path).name, extra=extra)
+        return {**info, "separator": recipe.tokenizer.separator} if store.exists(info["path"]) else None
+    pin = _pin(recipe)
+    return {**store.read_json(pin), "separator": recipe.tokenizer.separator} if store.exists(pin) else None
+
+
 def keep_file(store: Store, path: pathlib.Path, kind: str, suffix: str) -> dict[str, str]:
     """Copy a model file under models/, named by its content; give its path and SHA-256."""
-    sha256 = file_digest(path)
-    kept = f"models/{kind}-{sha256[:16]}{suffix}"
-    if not store.exists(kept):
+    info = file_info(path, kind, suffix)
+    if not store.exists(info["path"]):
         with store.scratch() as scratch:
             shutil.copyfile(path, scratch)
-            store.adopt(scratch, kept)
-    return {"path": kept, "sha256": sha256}
+            store.adopt(scratch, info["path"])
+    return info
+
+
+def file_info(path: pathlib.Path, kind: str, suffix: str) -> dict[str, str]:
+    """Say where a model file is kept, and its SHA-256."""
+    sha256 = file_digest(path)
+    return {"path": f"models/{kind}-{sha256[:16]}{suffix}", "sha256": sha256}
 
 
 def _pinned(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, refit: bool) -> dict[str, Any]:
-    pin = f"models/pins/{recipe.domain}.tokenizer.json"
+    pin = _pin(recipe)
     if not refit and store.exists(pin):
         return dict(store.read_json(pin))
     sys.stderr.write(f"tokenizer: fitting a byte-level BPE of {recipe.tokenizer.vocab_size:,} entries\n")
@@ -57,13 +72,21 @@ def _pinned(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe,
     return info
 
 
+def _pin(recipe: Recipe) -> str:
+    return f"models/pins/{recipe.domain}.tokenizer.json"
+
+
 def _keep(store: Store, data: bytes, *, name: str, extra: dict[str, str]) -> dict[str, Any]:
+    info = _described(data, name=name, extra=extra)
+    if not store.exists(info["path"]):
+        store.write_bytes(info["path"], data)
+    return info
+
+
+def _described(data: bytes, *, name: str, extra: dict[str, str]) -> dict[str, Any]:
     sha256 = hashlib.sha256(data).hexdigest()
-    path = f"models/tokenizer-{sha256[:16]}.json"
-    if not store.exists(path):
-        store.write_bytes(path, data)
     n_vocab = tokenizers.Tokenizer.from_str(data.decode()).get_vocab_size()
-    return {"name": name, "sha256": sha256, "path": path, "n_vocab": n_vocab, **extra}
+    return {"name": name, "sha256": sha256, "path": f"models/tokenizer-{sha256[:16]}.json", "n_vocab": n_vocab, **extra}
 
 
 def _fit_texts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> list[str]:

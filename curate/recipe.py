@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from curate.manifest import SHUFFLE
 from filters import CORPUS_FAMILIES, FAMILIES, family
 
 ROLES = ("candidate", "reference", "background", "replay", "benchmark")
@@ -15,6 +16,10 @@ SCORERS = ("quality",)
 FORMATS = ("auto", "jsonl", "parquet", "csv", "text", "html", "warc")
 SEPARATORS = ("auto", "bos", "eos", "both")
 DOMAIN_COMPONENT = "domain"
+MAIN_STAGE = "main"
+STRATIFY = ("proportional", "equal")
+ABSENT = ("spread", "refuse")
+REDRAW = ("dynamic", "fixed")
 KEPT_SIMILARITY = 0.5  # pairs of at least this Jaccard similarity are edges, so that a recipe's threshold may lie anywhere above
 KEPT_CONTAINMENT = 0.8  # so are pairs of which one holds this share of the other
 PROFILES = {"recall": (14, 8), "strict": (26, 11)}  # bands and rows: what they find is in docs/minhash.md
@@ -157,20 +162,75 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Select:
-    """Which domain rows are taken: the longest prefix of the ranking that fits the budget, in tokens."""
+    """Which domain rows are taken, in SQL expressions (see expressions.py), and how much of the ranking: a budget in tokens, a share of its
+    bytes, or all up to a value of the first key. With `stratify_by` each stratum has its part of it."""
 
     order_by: str = "random"
-    budget_tokens: int = 1_000_000
+    where: str | None = None
+    budget_tokens: int | None = 1_000_000
+    top_share: float | None = None
+    threshold: float | None = None
     epoch_tokens: int | None = None
+    stratify_by: str | None = None
+    stratify: str = "proportional"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mix:
-    """Shares of tokens by component; they add up to 1."""
+    """The mixture: shares of tokens by component, written out, of a preset (presets.py) or of a version. In a recipe that was read `shares`
+    holds what has come of it; they add up to 1."""
 
     shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: {DOMAIN_COMPONENT: 1.0})
+    preset: str | None = None
+    like: str | None = None
+    replace: tuple[str, ...] = ()
+    absent: str = "spread"
     epochs: int = 1
     redraw: str = "dynamic"
+    max_repeats: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StageChoice:
+    """A stretch of training as written, `[[stages]]`; what it leaves out is taken from [mix] and [select]."""
+
+    name: str
+    shares: Mapping[str, float] | None = None
+    preset: str | None = None
+    like: str | None = None
+    replace: tuple[str, ...] | None = None
+    absent: str | None = None
+    epochs: int | None = None
+    redraw: str | None = None
+    order: str = SHUFFLE
+    budget_tokens: int | None = None
+    epoch_tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mixture:
+    """Where the shares of a stage come from: what was asked for, which of it the domain takes, and what has no source."""
+
+    requested: Mapping[str, float]
+    replaced: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    absent: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    preset: str | None = None
+    like: str | None = None
+    source: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A stage as it is decided: what a StageChoice, or [mix], comes to."""
+
+    name: str
+    shares: Mapping[str, float]
+    epochs: int
+    redraw: str
+    order: str = SHUFFLE
+    budget_tokens: int | None = None
+    epoch_tokens: int | None = None
+    mixture: Mixture | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -207,6 +267,7 @@ class Recipe:
     quality: Quality = Quality()
     select: Select = Select()
     mix: Mix = dataclasses.field(default_factory=Mix)
+    stages: tuple[Scheduled, ...] = ()
     tokenizer: TokenizerChoice = TokenizerChoice()
     quarantine: Quarantine = Quarantine()
     evalset: str = "reuse"
@@ -217,6 +278,14 @@ class Recipe:
 
     def max_dedup_share(self, source: Source) -> float:
         return self.dedup.max_share if source.max_dedup_share is None else source.max_dedup_share
+
+    def schedule(self) -> tuple[Scheduled, ...]:
+        """Give the stages of training in their order: those of the recipe, or else the one that [mix] describes."""
+        return self.stages or (Scheduled(MAIN_STAGE, self.mix.shares, self.mix.epochs, self.mix.redraw),)
+
+    def components(self) -> tuple[str, ...]:
+        """Name the components of all stages."""
+        return tuple(dict.fromkeys(name for stage in self.schedule() for name in stage.shares))
 
     def decided_sources(self) -> tuple[Source, ...]:
         """Sources whose rows the manifest holds, in the recipe's order."""
@@ -244,38 +313,3 @@ class Recipe:
 
     def _defaults(self, name: str) -> dict[str, float | None]:
         return {} if name in self.families else {rule.name: rule.threshold for rule in family(name).rules}
-
-
-def portable(recipe: Recipe) -> dict[str, Any]:
-    """Give the recipe as plain values without paths, globs, formats, the field of the titles and the limits that stop a build, which
-    decide nothing about a row: what enters the digests and manifest.json.
-
-    Rules and thresholds stand with each source, resolved; `rules` keeps their order, which JSON with sorted keys would lose. Of the
-    recipe's own families those are in that judge a row, by their names in the code.
-    """
-    table = dataclasses.asdict(recipe)
-    for source, entry in zip(recipe.sources, table["sources"], strict=True):
-        judged = recipe.judged_by(source) if source in recipe.decided_sources() else {}
-        entry |= {"web": source.is_web, "rules": list(judged), "judged_by": judged}
-        del entry["path"], entry["format"], entry["fields"]["title"], entry["thresholds"], entry["max_dedup_share"]
-        if source.near_duplicates:
-            del entry["near_duplicates"]  # as it was written before it could be off
-    del table["rules"], table["thresholds"], table["tokenizer"]["path"], table["quality"]["model"], table["quarantine"]
-    table["dedup"] |= dict(zip(("bands", "rows"), recipe.dedup.shape, strict=True))
-    del table["dedup"]["profile"], table["dedup"]["max_share"], table["dedup"]["max_copies"]
-    # Off is written as it was before there was any: a decision that did not look at containment stays the same decision.
-    if recipe.dedup.contained_from is None:
-        del table["dedup"]["containment"]
-    # So are paragraphs that nobody looked at.
-    if "paragraphs" not in recipe.families_to_compute():
-        del table["paragraphs"]
-    own = [recipe.families[name] for name in recipe.families_to_compute() if name in recipe.families]
-    table["families"] = {
-        one.name: {"function": _attribute(one.function), "datatrove": _attribute(one.datatrove), "arguments": dict(one.arguments)}
-        for one in own
-    }
-    return table
-
-
-def _attribute(target: str | None) -> str | None:
-    return None if target is None else target.rpartition(":")[2]

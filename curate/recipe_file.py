@@ -10,9 +10,12 @@ import pathlib
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
+from curate import manifest
 from curate.recipe import NAME, DomainError, Recipe
+from curate.recipe_mix import ALTERNATIVES, BELONGING
 from curate.recipe_table import build_recipe
 from curate.sample import SAMPLE_SOURCES
 from curate.store import Store
@@ -42,7 +45,9 @@ def read_recipe(
         if not glob:
             raise DomainError(f"--source {text!r} is not NAME=GLOB; give a name and a path, as in --source papers='data/*.jsonl.gz'")
         table.setdefault("sources", {}).setdefault(name, {})["path"] = glob
-    given = [_setting(text) for text in settings]
+    given: dict[str, Any] = {}
+    for text in settings:
+        _merge(given, _setting(text))
     sample = table.pop("sample", None)
     is_sample = not _has_sources(table, given)
     if is_sample and sample is None:
@@ -50,9 +55,8 @@ def read_recipe(
     if is_sample:
         _lay_over(table, sample)
         table["sources"] = {name: {**spec, "path": f"{sample_dir(store)}/{spec['path']}"} for name, spec in SAMPLE_SOURCES.items()}
-    for layer in given:
-        _lay_over(table, layer)
-    return build_recipe(table, is_sample=is_sample)
+    _lay_over(table, given)
+    return build_recipe(table, is_sample=is_sample, shares_of=lambda version: _shares_of(store, version))
 
 
 def sample_dir(store: Store) -> str:
@@ -66,10 +70,21 @@ def known_domains(store: Store) -> list[str]:
     return sorted({name.removesuffix(".toml") for name in [*store.children("domains"), *shipped] if name.endswith(".toml")})
 
 
-def _has_sources(table: Mapping[str, Any], given: Iterable[Mapping[str, Any]]) -> bool:
+def _has_sources(table: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
     """Say whether the recipe reads files of its own: a setting that gives a source no path is about one that is there already."""
-    set_ = [specs for layer in given if isinstance(specs := layer.get("sources"), Mapping)]
-    return bool(table.get("sources")) or any(isinstance(spec, Mapping) and "path" in spec for specs in set_ for spec in specs.values())
+    specs = given.get("sources")
+    return bool(table.get("sources")) or (
+        isinstance(specs, Mapping) and any(isinstance(spec, Mapping) and "path" in spec for spec in specs.values())
+    )
+
+
+def _shares_of(store: Store, version: str) -> dict[str, Fraction]:
+    """Give the share of each component in all tokens that a version's stages draw."""
+    drawn: dict[str, int] = {}
+    for stage in manifest.load(store, version).stages:
+        for part in stage.components:
+            drawn[part.name] = drawn.get(part.name, 0) + stage.epochs * part.epoch_tokens
+    return {name: Fraction(tokens, sum(drawn.values())) for name, tokens in drawn.items()}
 
 
 def _load_domain(store: Store, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -134,9 +149,20 @@ def _setting(text: str) -> dict[str, Any]:
 
 
 def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    """Lay a nearer table over another: of keys that exclude each other its own stays."""
+    for section, keys in ALTERNATIVES.items():
+        table, nearer = below.get(section), above.get(section)
+        if isinstance(table, dict) and isinstance(nearer, Mapping) and any(key in nearer for key in keys):
+            for key in [key for key in keys if key in table and key not in nearer]:
+                for name in (key, *BELONGING.get(key, ())):
+                    table.pop(name, None)
+    _merge(below, above)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(below.get(key), dict) and key != "shares":
-            _lay_over(below[key], value)
+            _merge(below[key], value)
         else:
             below[key] = copy.deepcopy(value)
 

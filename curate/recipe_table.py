@@ -8,9 +8,11 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
+from curate import expressions
 from curate.recipe import (
     DOMAIN_COMPONENT,
     FORMATS,
@@ -22,6 +24,7 @@ from curate.recipe import (
     ROLES,
     SCORERS,
     SEPARATORS,
+    STRATIFY,
     Dedup,
     DomainError,
     Fields,
@@ -34,8 +37,10 @@ from curate.recipe import (
     Recipe,
     Select,
     Source,
+    StageChoice,
     TokenizerChoice,
 )
+from curate.recipe_mix import ALTERNATIVES, refuse_two, resolve_stages
 from curate.recipe_rules import (
     check_judges,
     named_families,
@@ -64,16 +69,33 @@ _SECTIONS: dict[str, type] = {
 _SOURCE_KEYS = [field.name for field in dataclasses.fields(Source) if field.name not in ("name", "thresholds")]
 
 
-def build_recipe(table: Mapping[str, Any], *, is_sample: bool) -> Recipe:
-    """Check the tables of a recipe and make it. Raises DomainError, in one line, for everything that is wrong."""
-    own = own_families(table.get("families", {}), taken=[*PLAIN_KEYS, *_SECTIONS, *_SOURCE_KEYS, "sources", "families", "sample"])
+def token_count(text: str) -> int | None:
+    """Read a count such as 8M, 20B or 500_000; None where it is none.
+
+    >>> token_count("1.5B")
+    1500000000
+    """
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMBT])", text):
+        return round(float(match[1]) * _SUFFIXES[match[2]])
+    return int(text) if re.fullmatch(r"\d+(_\d+)*", text) else None
+
+
+def build_recipe(table: Mapping[str, Any], *, is_sample: bool, shares_of: Callable[[str], Mapping[str, Fraction]]) -> Recipe:
+    """Check the tables of a recipe and make it; `shares_of` gives the shares of a published version.
+
+    Raises DomainError, in one line, for everything that is wrong.
+    """
+    own = own_families(table.get("families", {}), taken=[*PLAIN_KEYS, *_SECTIONS, *_SOURCE_KEYS, "sources", "families", "stages", "sample"])
     known = rule_families(own)
-    refuse_unknown(table, [*PLAIN_KEYS, *_SECTIONS, *known, "sources", "families"], where="the recipe")
+    refuse_unknown(table, [*PLAIN_KEYS, *_SECTIONS, *known, "sources", "families", "stages"], where="the recipe")
     if not NAME.fullmatch(str(table["domain"])):
         raise DomainError(f"domain {table['domain']!r} is not a name; use letters, digits, '.', '_' and '-'")
     if not isinstance(table["sources"], Mapping):
         raise DomainError(f"sources is {table['sources']!r}, but it is a table; write [sources.NAME] with a path")
     sections = {key: _section(cls, table.get(key, {}), key, beside=_rules_beside(key)) for key, cls in _SECTIONS.items()}
+    choices = _stages(table.get("stages", []))
+    if sections["select"].top_share is not None or sections["select"].threshold is not None:
+        sections["select"] = dataclasses.replace(sections["select"], budget_tokens=None)
     plain = {key: table[key] for key in ("seed", "evalset") if key in table}
     rules = read_families(table.get("rules", Recipe.__dataclass_fields__["rules"].default), known, where="rules")
     scorers = tuple(table.get("scorers", ()))
@@ -94,7 +116,14 @@ def build_recipe(table: Mapping[str, Any], *, is_sample: bool) -> Recipe:
         **plain,
     )
     _check(recipe)
-    return recipe
+    stages = resolve_stages(recipe.mix, choices, recipe.select, sources, shares_of)
+    return dataclasses.replace(recipe, stages=stages, mix=dataclasses.replace(recipe.mix, shares=stages[0].shares))
+
+
+def _stages(tables: Any) -> list[StageChoice]:
+    if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) and "name" in table for table in tables):
+        raise DomainError(f'stages is {tables!r}, but it is a list of tables with names; write [[stages]], and name = "..." below it')
+    return [_section(StageChoice, table, f"stages.{table['name']}") for table in tables]
 
 
 def _section(cls: type, table: Any, where: str, *, beside: Sequence[str] = ()) -> Any:
@@ -102,6 +131,7 @@ def _section(cls: type, table: Any, where: str, *, beside: Sequence[str] = ()) -
     if not isinstance(table, Mapping):
         raise DomainError(f"{where} is {table!r}, but it is a table; write [{where}] with keys {', '.join(known)}")
     refuse_unknown(table, known, where=f"[{where}]")
+    refuse_two(table, f"[{where}]", ALTERNATIVES.get(where.split(".")[0], ()))
     hints = typing.get_type_hints(cls)
     return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in table.items() if key not in beside})
 
@@ -139,8 +169,8 @@ def _names(cls: type) -> list[str]:
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if int in options and isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)([kMBT])", value)):
-        value = round(float(match[1]) * _SUFFIXES[match[2]])
+    if int in options and isinstance(value, str) and value[-1:] in _SUFFIXES and (count := token_count(value)) is not None:
+        value = count
     if value is False and types.NoneType in options and bool not in options:
         return None
     for option in options:
@@ -149,8 +179,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return float(value)
         if origin in (bool, int, float, str) and type(value) is origin:
             return value
-        if origin is tuple and isinstance(value, tuple) and all(isinstance(item, str) for item in value):
-            return value
+        if origin is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
         if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
             return {key: _typed(item, float, f"{where}.{key}") for key, item in value.items()}
     names = " or ".join(getattr(option, "__name__", str(option)) for option in options if option is not types.NoneType)
@@ -175,13 +205,12 @@ def _check(recipe: Recipe) -> None:
                 "name the replay component otherwise"
             )
     _one_of(recipe.tokenizer.separator, SEPARATORS, "tokenizer.separator")
-    _one_of(recipe.mix.redraw, ("fixed", "dynamic"), "mix.redraw")
     _one_of(recipe.evalset, ("reuse", "new"), "evalset")
     _share(recipe.quarantine.max_share, "quarantine.max_share")
     _share(recipe.dedup.max_share, "dedup.max_share", top=1.0)
     for name, value, least in [
-        ("select.budget_tokens", recipe.select.budget_tokens, 1),
-        ("select.epoch_tokens", recipe.select.epoch_tokens or 1, 1),
+        ("select.budget_tokens", 1 if recipe.select.budget_tokens is None else recipe.select.budget_tokens, 1),
+        ("select.epoch_tokens", 1 if recipe.select.epoch_tokens is None else recipe.select.epoch_tokens, 1),
         ("mix.epochs", recipe.mix.epochs, 1),
         ("tokenizer.vocab_size", recipe.tokenizer.vocab_size, 300),
         ("seed", recipe.seed, 0),
@@ -203,7 +232,7 @@ def _check(recipe: Recipe) -> None:
     check_judges(recipe)
     _check_dedup(recipe.dedup)
     _check_scorers(recipe)
-    _check_mix(recipe)
+    _check_select(recipe)
 
 
 def _check_dedup(dedup: Dedup) -> None:
@@ -242,31 +271,22 @@ def _check_scorers(recipe: Recipe) -> None:
             "(trusted text of the domain), name a fastText model with quality.model, or go without: "
             "--set 'scorers=[]' --set select.order_by=random"
         )
-    if recipe.select.order_by.split()[0] == "quality" and "quality" not in recipe.scorers:
-        raise DomainError('select.order_by names quality, but scorers does not; set scorers = ["quality"], or another order')
     if not 0.0 < recipe.quality.lr <= 10.0:
         raise DomainError(f"quality.lr is {recipe.quality.lr:g}; it takes a learning rate above 0, at most 10")
 
 
-def _check_mix(recipe: Recipe) -> None:
-    have = [DOMAIN_COMPONENT] * any(source.role == "candidate" for source in recipe.sources)
-    have += [str(source.component) for source in recipe.sources if source.role == "replay"]
-    if DOMAIN_COMPONENT not in have:
-        raise DomainError("no source has the role 'candidate', so there is nothing to select from; add one, or --source NAME=GLOB")
-    for name, share in recipe.mix.shares.items():
-        _share(share, f"mix.shares.{name}", top=1.0)
-        if name not in have:
-            raise DomainError(
-                f"mix.shares names the component {name!r}, which no source has; components here: {', '.join(dict.fromkeys(have))}"
-            )
-    for name in have:
-        if name not in recipe.mix.shares:
-            raise DomainError(f"component {name!r} has a source but no share; add it to mix.shares (0 keeps it for evaluation only)")
-    total = sum(recipe.mix.shares.values())
-    if abs(total - 1.0) > 1e-9:
-        raise DomainError(f"mix.shares add up to {total:g}; they must add up to 1")
-    if recipe.mix.shares[DOMAIN_COMPONENT] == 0.0:
-        raise DomainError(f"mix.shares.{DOMAIN_COMPONENT} is 0, so the domain would never be read; give it a share above 0")
+def _check_select(recipe: Recipe) -> None:
+    select = recipe.select
+    _one_of(select.stratify, STRATIFY, "select.stratify")
+    if select.top_share is not None and not 0.0 < select.top_share <= 1.0:
+        raise DomainError(f"select.top_share is {select.top_share:g}; it takes a share above 0, at most 1")
+    if select.threshold is not None and select.stratify_by is not None:
+        raise DomainError("select.threshold is the same for every row, so select.stratify_by changes nothing; take one of them out")
+    if recipe.mix.max_repeats is not None and not recipe.mix.max_repeats > 0:
+        raise DomainError(f"mix.max_repeats is {recipe.mix.max_repeats:g}; it takes a number above 0")
+    for key, one in expressions.check(recipe).expressions:
+        if ("quality",) in one.names and "quality" not in recipe.scorers:
+            raise DomainError(f'{key} names quality, but scorers does not; set scorers = ["quality"], or name something else')
 
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:

@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curate.manifest import Manifest, attach
+from curate.expressions import ranks_by_quality
+from curate.manifest import SHUFFLE, Manifest, attach
+from curate.recipe import DOMAIN_COMPONENT
+from curate.stages import total_repeats, warnings
 from curate.store import Store
 
 _BAR = 60  # characters of the longest bar
@@ -16,14 +19,15 @@ _FULL, _EMPTY = "\u2588", "\u2591"
 SAMPLE_NOTE = "SAMPLE CORPUS: made from templates by `curate make-sample`, to try the commands on; nothing learnt from it means anything"
 
 
-def funnel(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """Count what is left after each step of the decision, from the table `decided`.
+def funnel(connection: duckdb.DuckDBPyConnection, *, has_where: bool = False) -> list[dict[str, Any]]:
+    """Count what is left after each step of the decision, from the table `decided`; `has_where` where the recipe has `select.where`.
 
     Rows, bytes and tokens; tokens of rows that were never counted are estimated from their source's bytes per token
     (of all sources where it has no count), and the step is marked.
     """
     names = ["step", "rows", "n_bytes", "n_tokens", "estimated"]
-    return [dict(zip(names, row, strict=True)) for row in connection.execute(_FUNNEL).fetchall()]
+    steps = [dict(zip(names, row, strict=True)) for row in connection.execute(_FUNNEL).fetchall()]
+    return [step for step in steps if has_where or step["step"] != "met select.where"]
 
 
 def summary(store: Store, manifest: Manifest) -> dict[str, Any]:
@@ -48,9 +52,12 @@ def summary(store: Store, manifest: Manifest) -> dict[str, Any]:
         "funnel": info["funnel"],
         "sources": sources,
         "other_sources": others,
-        "components": [{**part, "evalset": info["evalset"]["components"].get(part["name"])} for part in info["stages"][0]["components"]],
-        "epochs": info["stages"][0]["epochs"],
-        "epoch_tokens": info["stages"][0]["epoch_tokens"],
+        "stages": [_stage(stage, info["evalset"]["components"]) for stage in info["stages"]],
+        "repeats": total_repeats(info["stages"]),
+        "strata": info.get("strata", []),
+        "budget_tokens": info["recipe"].get("select", {}).get("budget_tokens"),
+        "is_whole_stock": not connection.execute(_LEFT_OUT).fetchall()[0][0],
+        "warnings": warnings(info["stages"]),
         "edges": info.get("edges"),
         "accepted": info.get("accepted", []),
         "scorers": info["scorers"],
@@ -66,8 +73,19 @@ def _scores(connection: duckdb.DuckDBPyConnection, info: Mapping[str, Any]) -> d
     if not info["scorers"]:
         return None
     (cut,) = connection.execute(_SCORE_CUT).fetchall()[0]
-    by_score = info["recipe"]["select"]["order_by"] == "quality DESC"
+    by_score = ranks_by_quality(info["recipe"]["select"])
     return {"bins": connection.sql(_SCORES).to_arrow_table().to_pylist(), "cut": cut if by_score else None}
+
+
+def _stage(stage: Mapping[str, Any], exams: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a stage: to each component what was asked for, where that is known, and its part of the evalset."""
+    mixture = stage.get("mixture")
+    requested = mixture["requested"] if mixture else {}
+    parts = [
+        {**part, "requested": requested.get(part["name"], part["share"]), "evalset": exams.get(part["name"])}
+        for part in stage["components"]
+    ]
+    return {**stage, "order": stage.get("order", SHUFFLE), "mixture": mixture, "components": parts}
 
 
 def print_summary(console: Console, data: Mapping[str, Any]) -> None:
@@ -92,22 +110,13 @@ def print_summary(console: Console, data: Mapping[str, Any]) -> None:
     console.print(_plain_table("Sources", data["sources"]))
     if data["other_sources"]:
         console.print(_plain_table("Other sources (in the corpus, not in the manifest)", data["other_sources"]))
-    parts = [
-        {
-            "component": part["name"], "share": f"{part['share']:.1%}", "tokens an epoch": part["epoch_tokens"],
-            "pool tokens": part["pool_tokens"],
-            "repeats": f"{part['repeats']:.2f}", "redraw": part["redraw"], "evalset": _evalset_words(part["evalset"]),
-        }
-        for part in data["components"]
-    ]  # fmt: skip
-    console.print(_plain_table(f"Components ({data['epochs']} epochs of {data['epoch_tokens']:,} tokens)", parts))
-    short = [part for part in data["components"] if part["epoch_tokens"] > part["pool_tokens"]]
-    for part in short:
-        console.print(
-            f"component {escape(part['name'])}: its whole stock of {part['pool_tokens']:,} tokens is below "
-            f"the {part['epoch_tokens']:,} of an epoch, so it repeats",
-            style="yellow",
-        )
+    for stage in data["stages"]:
+        _print_stage(console, stage, is_only=len(data["stages"]) == 1)
+    _print_stock(console, data)
+    for warning in data["warnings"]:
+        console.print(f"warning: {escape(warning)}", style="yellow", soft_wrap=True, highlight=False)
+    if data["strata"]:
+        console.print(_plain_table("Strata of the domain", data["strata"]))
     console.print(_plain_table("Reasons", data["reasons"]) if data["reasons"] else "nothing was dropped")
     if data["edges"]:
         linked = data["edges"]
@@ -121,6 +130,54 @@ def print_summary(console: Console, data: Mapping[str, Any]) -> None:
         console.print(f"accepted by a person though its limits were passed: {', '.join(data['accepted'])}", style="yellow")
     if data["scores"]:
         _print_scores(console, data["scores"], data["scorers"][0])
+
+
+def _print_stage(console: Console, stage: Mapping[str, Any], *, is_only: bool) -> None:
+    rows = [
+        {
+            "component": part["name"], "asked for": f"{part['requested']:.1%}", "share": f"{part['share']:.1%}",
+            "tokens an epoch": part["epoch_tokens"], "pool tokens": part["pool_tokens"],
+            "repeats": f"{part['repeats']:.2f}", "redraw": part["redraw"], "evalset": _evalset_words(part["evalset"]),
+        }
+        for part in stage["components"]
+    ]  # fmt: skip
+    name = "Components" if is_only else f"Stage {stage['name']}"
+    order = "" if stage["order"] == SHUFFLE else f", by {stage['order']}"
+    console.print(_plain_table(f"{name} ({stage['epochs']} epochs of {stage['epoch_tokens']:,} tokens{order})", rows))
+    mixture = stage["mixture"]
+    if not mixture or not (mixture["preset"] or mixture["like"]):
+        return
+    said = f"mixture: {mixture['preset'] or mixture['like']}"
+    if mixture["replaced"]:
+        said += f"; the domain stands for {_shares(mixture['replaced'])}"
+    if mixture["absent"]:
+        others = ", ".join(part["name"] for part in stage["components"] if part["name"] != DOMAIN_COMPONENT and part["share"])
+        said += f"; no source has {_shares(mixture['absent'])}: their share goes to {others}"
+    console.print(escape(said), soft_wrap=True, highlight=False)
+
+
+def _print_stock(console: Console, data: Mapping[str, Any]) -> None:
+    """Say where a stock is below what was asked of it: the domain's budget, or an epoch's tokens of a component."""
+    by_name = {part["name"]: part for stage in data["stages"] for part in stage["components"]}
+    domain = by_name.get(DOMAIN_COMPONENT)
+    if data["budget_tokens"] and domain and data["is_whole_stock"]:
+        console.print(
+            f"the whole stock of the domain, {domain['pool_tokens']:,} tokens, is below the budget of {data['budget_tokens']:,} and "
+            "taken",
+            style="yellow", soft_wrap=True,
+        )  # fmt: skip
+    for stage in data["stages"]:
+        for part in stage["components"]:
+            if part["epoch_tokens"] > part["pool_tokens"]:
+                console.print(
+                    f"component {escape(part['name'])}: its whole stock of {part['pool_tokens']:,} tokens is below "
+                    f"the {part['epoch_tokens']:,} of an epoch, so it repeats",
+                    style="yellow", soft_wrap=True,
+                )  # fmt: skip
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return f"{', '.join(shares)} ({sum(shares.values()):.1%})"
 
 
 def _print_scores(console: Console, scores: Mapping[str, Any], scorer: Mapping[str, Any]) -> None:
@@ -163,13 +220,13 @@ overall AS (SELECT sum(n_tokens)::DOUBLE / sum(n_bytes) AS ratio FROM decided WH
 sized AS (
     SELECT n_bytes, n_tokens IS NULL AS is_estimated,
         coalesce(n_tokens, round(n_bytes * coalesce(ratios.ratio, overall.ratio, 0)))::BIGINT AS n,
-        CASE WHEN split = 'holdout' THEN 1 WHEN reason IS NULL THEN 9 WHEN reason = 'holdout.leak' THEN 3
-             WHEN reason LIKE 'duplicate.%' THEN 4 WHEN reason = 'budget' THEN 5 ELSE 2 END AS gone_at
+        CASE WHEN split = 'holdout' THEN 1 WHEN reason IS NULL THEN 9 WHEN reason = 'select.where' THEN 3
+             WHEN reason = 'holdout.leak' THEN 4 WHEN reason LIKE 'duplicate.%' THEN 5 WHEN reason = 'budget' THEN 6 ELSE 2 END AS gone_at
     FROM decided LEFT JOIN ratios USING (source), overall
 ),
 steps(place, step) AS (
-    VALUES (0, 'read'), (1, 'not held out'), (2, 'passed the rules'), (3, 'no leak to the holdout'),
-        (4, 'no duplicate'), (5, 'within the budget')
+    VALUES (0, 'read'), (1, 'not held out'), (2, 'passed the rules'), (3, 'met select.where'), (4, 'no leak to the holdout'),
+        (5, 'no duplicate'), (6, 'within the budget')
 )
 SELECT step, count(n), coalesce(sum(n_bytes), 0)::BIGINT, coalesce(sum(n), 0)::BIGINT, coalesce(bool_or(is_estimated), false)
 FROM steps LEFT JOIN sized ON gone_at > place GROUP BY place, step ORDER BY place
@@ -188,6 +245,7 @@ SELECT reason, source::VARCHAR AS source, count(*) AS rows, sum(n_bytes)::BIGINT
 FROM m WHERE reason IS NOT NULL GROUP BY 1, 2 ORDER BY rows DESC, reason, source
 """
 
+_LEFT_OUT = f"SELECT count(*) FROM m WHERE component = '{DOMAIN_COMPONENT}' AND reason = 'budget'"
 _RANKED = "component = 'domain' AND rank IS NOT NULL AND quality IS NOT NULL"
 _SCORES = f"""
 SELECT least(floor(quality * 20), 19) / 20 AS "from", count(*) AS rows, count(*) FILTER (split = 'train') AS train

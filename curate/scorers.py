@@ -27,7 +27,7 @@ from curate.annotate import Facts
 from curate.executor import Run
 from curate.ingest import Ingested
 from curate.manifest import MACROS
-from curate.models import keep_file
+from curate.models import file_info, keep_file
 from curate.recipe import DomainError, Recipe
 from curate.store import Store
 from filters import bags, quality
@@ -66,7 +66,7 @@ def resolve_quality(store: Store, recipe: Recipe, ingested: Mapping[str, Ingeste
     """
     if recipe.quality.model is not None:
         return _named(store, recipe.quality.model, recipe.quality.label)
-    pin = f"models/pins/{recipe.domain}.quality.json"
+    pin = _pin(recipe)
     if not refit and store.exists(pin):
         return _pinned(store, pin, recipe)
     info = _fit(store, recipe, ingested, run)
@@ -75,6 +75,18 @@ def resolve_quality(store: Store, recipe: Recipe, ingested: Mapping[str, Ingeste
     elif not store.create(pin, json.dumps(info, indent=2, sort_keys=True).encode()):
         return _pinned(store, pin, recipe)
     return info
+
+
+def known_quality(store: Store, recipe: Recipe) -> dict[str, Any] | None:
+    """Give the classifier that resolve_quality would give, without fitting or keeping one; None where models/ does not hold it."""
+    if recipe.quality.model is None:
+        pin = _pin(recipe)
+        return _pinned(store, pin, recipe) if store.exists(pin) else None
+    path = pathlib.Path(recipe.quality.model)
+    if not path.is_file():
+        raise DomainError(f"quality.model {recipe.quality.model!r} is no file; give the path of a fastText model")
+    model = file_info(path, "quality", ".bin")
+    return _own(model, recipe.quality.label) if store.exists(model["path"]) else None
 
 
 def quality_facts(store: Store, info: Mapping[str, Any]) -> Facts:
@@ -98,10 +110,18 @@ def _named(store: Store, path: str, label: str) -> dict[str, Any]:
         quality.load(path, label)
     except (OSError, ValueError) as error:
         raise DomainError(f"quality.model {path!r}: {error}") from None
-    model = keep_file(store, pathlib.Path(path), "quality", ".bin")
+    return _own(keep_file(store, pathlib.Path(path), "quality", ".bin"), label)
+
+
+def _own(model: Mapping[str, str], label: str) -> dict[str, Any]:
+    """Describe a recipe's own classifier, as it lies under models/."""
     return {
         "name": "quality", "label": label, "reads": "text", "models": [model], "settings": None, "fitted_on": None, "held_out_auc": None,
     }  # fmt: skip
+
+
+def _pin(recipe: Recipe) -> str:
+    return f"models/pins/{recipe.domain}.quality.json"
 
 
 def _pinned(store: Store, pin: str, recipe: Recipe) -> dict[str, Any]:

@@ -1,29 +1,32 @@
-"""SQL over a root: DuckDB with tables manifest, documents, signals, edges, versions, runs, metrics and evaluations.
+"""SQL over a root: DuckDB with tables manifest, manifests, documents, signals, breaches, edges, versions, runs, metrics and evaluations.
 
-A query of a person is foreign: it is exactly one SELECT by DuckDB's own parser, on a connection that sees files of the
-root only, runs no Python, can change no setting and cannot write.
+A query of a person is foreign: it is exactly one SELECT by DuckDB's own parser (see sandbox), on a connection that sees files of the
+root only, runs no Python, can change no setting and cannot write. Cost: `connect` reads every manifest.json and lists the files of
+signals; a query has 2 GB, beyond which it spills to the scratch folder of the root, and its result is streamed.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from curate.edges import IS_EDGE, edge_paths
-from curate.families import facts_of
-from curate.manifest import Manifest, attach, load, versions
+from curate.manifest import COLUMNS, Manifest, attach, load, versions
+from curate.sandbox import QueryError, check, file_list, quoted, quoted_name
+from curate.sql_signals import signal_views
 from curate.store import Store
-from filters import FAMILIES
 
-TABLES = ("manifest", "documents", "signals", "edges", "versions", "runs", "metrics", "evaluations")
-
-
-class QueryError(ValueError):
-    """The SQL is not one SELECT, or DuckDB cannot run it: the person who wrote it acts."""
+TABLES = ("manifest", "manifests", "documents", "signals", "breaches", "edges", "versions", "runs", "metrics", "evaluations")
+_MEMORY = "2GB"
+_BATCH_ROWS = 2048  # what DuckDB makes at once; texts may be long
 
 
 def connect(root: str, version: str | None = None) -> duckdb.DuckDBPyConnection:
     """Open a locked connection on a root; `version` is the one behind the tables, by default the newest.
+
+    It sees only the root. What you run on it yourself may still COPY below the root; `stream` and `select` refuse that.
 
     >>> connect("demo").sql("SELECT split, count(*) FROM manifest GROUP BY ALL")  # doctest: +SKIP
     """
@@ -31,10 +34,21 @@ def connect(root: str, version: str | None = None) -> duckdb.DuckDBPyConnection:
     known = versions(store)
     chosen = load(store, version or (known[-1] if known else "v1"))
     connection = attach(store, chosen, "manifest")
-    _views(store, connection, chosen)
+    manifests = [load(store, name) for name in known]
+    _manifests_view(store, connection, manifests)
+    _documents_view(store, connection, chosen)
+    signal_views(store, connection, chosen)
     _edges_view(store, connection)
-    _records(store, connection, known)
-    connection.execute(f"SET allowed_directories = {_list(_own_folders(store))}")
+    _records(store, connection, manifests)
+    connection.execute(f"SET memory_limit = '{_MEMORY}'")
+    spill = store.scratch_path()
+    with contextlib.suppress(OSError):  # a root that is only read from can still be queried
+        spill.parent.mkdir(parents=True, exist_ok=True)
+    connection.execute(f"SET temp_directory = {quoted(str(spill))}")
+    # What the environment and the home folder hold is nobody's business here; both are read by default.
+    connection.execute("SET http_proxy = ''")
+    connection.execute("SET secret_directory = ''")
+    connection.execute(f"SET allowed_directories = {file_list(_own_folders(store))}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET lock_configuration = true")
@@ -43,14 +57,51 @@ def connect(root: str, version: str | None = None) -> duckdb.DuckDBPyConnection:
 
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
     """Run one SELECT. Raises QueryError, in one line, for anything else."""
+    schema, batches = stream(connection, query)
+    return pa.Table.from_batches(list(batches), schema)
+
+
+def stream(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Run one SELECT and give its columns and its rows as they come, so that a long result needs no memory.
+
+    Raises QueryError, in one line, for anything else; also while the rows come, where one of them cannot be computed.
+    """
     try:
-        statements = duckdb.extract_statements(query)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
-            raise QueryError(f"the query is {kinds}; exactly one SELECT is allowed, over the tables {', '.join(TABLES)}")
-        return connection.sql(query).to_arrow_table()
+        check(connection, query)
+        reader = connection.sql(query).to_arrow_reader(_BATCH_ROWS)
     except duckdb.Error as error:
-        raise QueryError(f"{' '.join(str(error).split())}; tables: {', '.join(TABLES)}") from None
+        raise _failed(error) from None
+    return reader.schema, _guarded(reader)
+
+
+def plain(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Give rows as plain values. Raises QueryError for those that Python has none for, such as a date in the year 100,000."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise QueryError(f"a value cannot be shown ({error}); cast it in the query, as in CAST(value AS VARCHAR)") from None
+    return rows
+
+
+def _guarded(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from reader
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise _failed(error) from None
+
+
+def _failed(error: Exception) -> QueryError:
+    return QueryError(f"{' '.join(str(error).split())}; tables: {', '.join(TABLES)}")
+
+
+def _manifests_view(store: Store, connection: duckdb.DuckDBPyConnection, manifests: list[Manifest]) -> None:
+    """The rows of all versions and a column `version`; a part that is missing is left out, because the question may be about another."""
+    here = set(store.files("manifests", ".parquet"))
+    parts = [f"manifests/{one.version}/{part['path']}" for one in manifests for part in one.info["parts"]]
+    columns = ", ".join(quoted_name(column) for column in COLUMNS)
+    version = "regexp_extract(filename, '/(v[0-9]+)/[a-z]+/[^/]+$', 1)"
+    urls = file_list([store.url(path) for path in parts if path in here])
+    connection.execute(f"CREATE VIEW manifests AS SELECT {columns}, {version} AS version FROM read_parquet({urls}, filename = true)")
 
 
 def _own_folders(store: Store) -> list[str]:
@@ -61,44 +112,21 @@ def _own_folders(store: Store) -> list[str]:
     return [url, f"{protocol}:///{path}"]  # DuckDB checks the name that was asked for and the one that fsspec lists
 
 
-def _views(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest) -> None:
+def _documents_view(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest) -> None:
     shards = {shard["path"]: source for source, entry in chosen.info["inputs"].items() for shard in entry["shards"]}
     connection.execute("CREATE TABLE shards (shard VARCHAR, file VARCHAR, source VARCHAR)")
     connection.executemany(
         "INSERT INTO shards VALUES (?, ?, ?)",
         [[path.removeprefix("corpus/"), path.rsplit("/", 1)[-1], source] for path, source in shards.items()] or [["", "", ""]],
     )
-    place = 'shard, file_row_number::INTEGER AS "row"'
-    files = "JOIN shards ON file = parse_filename(filename)"
     texts = [store.url(path) for path in shards if store.exists(path)]
     if texts:
         connection.execute(
-            f"CREATE VIEW documents AS SELECT {place}, source, * EXCLUDE (filename, file_row_number, file, shard, source, row_key)"
-            f" FROM read_parquet({_list(texts)}, filename = true, file_row_number = true) {files}"
+            'CREATE VIEW documents AS SELECT shard, file_row_number::INTEGER AS "row", source,'
+            " * EXCLUDE (filename, file_row_number, file, shard, source, row_key)"
+            f" FROM read_parquet({file_list(texts)}, filename = true, file_row_number = true)"
+            " JOIN shards ON file = parse_filename(filename)"
         )
-    _signals_view(store, connection, chosen, [path.rsplit("/", 1)[-1] for path in shards], place, files)
-
-
-def _signals_view(store: Store, connection: duckdb.DuckDBPyConnection, chosen: Manifest, names: list[str], place: str, files: str) -> None:
-    """Signals of the shipped families as they are computed now, of a recipe's own and of the corpus as its version was decided by them."""
-    shipped = {name: facts_of({}, name) for name in FAMILIES}
-    families = {name: (facts.folder, facts.schema.names) for name, facts in shipped.items()}
-    families |= {name: (entry["folder"], entry["signals"]) for name, entry in chosen.info.get("families", {}).items()}
-    joined, columns = [], ["shard", '"row"']
-    for family, (folder, signals) in families.items():
-        paths = [path for name in names if store.exists(path := f"{folder}/{name}")]
-        if paths:
-            packed = ", ".join(f"{_name(signal)} := {_name(signal)}" for signal in signals)
-            urls = _list([store.url(path) for path in paths])
-            joined.append(
-                f"(SELECT {place}, struct_pack({packed}) AS {_name(family)}"
-                f" FROM read_parquet({urls}, filename = true, file_row_number = true) {files})"
-            )
-            columns.append(_name(family))
-    if joined:
-        using = ' USING (shard, "row")'
-        tables = " JOIN ".join(f"{table} AS t{number}{using if number else ''}" for number, table in enumerate(joined))
-        connection.execute(f"CREATE VIEW signals AS SELECT {', '.join(columns)} FROM {tables}")
 
 
 def _edges_view(store: Store, connection: duckdb.DuckDBPyConnection) -> None:
@@ -106,15 +134,15 @@ def _edges_view(store: Store, connection: duckdb.DuckDBPyConnection) -> None:
     pairs = "SELECT NULL::VARCHAR AS doc_a, NULL::VARCHAR AS doc_b"
     pairs += "".join(f", NULL::FLOAT AS {name}" for name in ("similarity", "containment_a", "containment_b"))
     if paths := edge_paths(store):
-        pairs = f"SELECT * FROM read_parquet({_list([store.url(path) for path in paths])})"
+        pairs = f"SELECT * FROM read_parquet({file_list([store.url(path) for path in paths])})"
     connection.execute(
         f"CREATE VIEW edges AS SELECT DISTINCT doc_a, doc_b, similarity, containment_a, containment_b FROM ({pairs}) WHERE {IS_EDGE}"
         " AND doc_a IN (SELECT doc_id FROM manifest) AND doc_b IN (SELECT doc_id FROM manifest)"
     )
 
 
-def _records(store: Store, connection: duckdb.DuckDBPyConnection, known: list[str]) -> None:
-    rows = [_version_row(load(store, name)) for name in known]
+def _records(store: Store, connection: duckdb.DuckDBPyConnection, manifests: list[Manifest]) -> None:
+    rows = [_version_row(one) for one in manifests]
     _table(connection, "versions", rows, ["version", "domain", "parent", "sample", "fingerprint", "decision", "train_rows", "train_tokens"])
     runs = [name for name in store.children("runs") if store.exists(f"runs/{name}/run.json")]
     _table(connection, "runs", [{"run": name, **_flat(store.read_json(f"runs/{name}/run.json"))} for name in runs], ["run"])
@@ -155,15 +183,3 @@ def _table(connection: duckdb.DuckDBPyConnection, name: str, rows: list[dict[str
     connection.register("incoming", pa.table(columns))
     connection.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
     connection.unregister("incoming")
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _list(values: list[str]) -> str:
-    return f"[{', '.join(_quote(value) for value in values)}]"

@@ -153,13 +153,17 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[pathlib.Path]:
         """Lend a path for one file or folder, on the root's own disk where that is local; removed unless adopted."""
-        folder = pathlib.Path(self._full(_SCRATCH_DIR)) if self.is_local else pathlib.Path(tempfile.gettempdir())
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{_machine()}-{os.getpid()}-{next(_counter)}"
+        path = self.scratch_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield path
         finally:
             _remove(path)
+
+    def scratch_path(self) -> pathlib.Path:
+        """Name a scratch file or folder that nobody else has, for who makes it and removes it on its own."""
+        folder = pathlib.Path(self._full(_SCRATCH_DIR)) if self.is_local else pathlib.Path(tempfile.gettempdir())
+        return folder / f"{_machine()}-{os.getpid()}-{next(_counter)}"
 
     def adopt(self, path: pathlib.Path, rel: str) -> None:
         """Move a finished scratch file to its place, flushed first; what stood there is replaced."""

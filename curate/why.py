@@ -10,8 +10,6 @@ shard of the row in its place. No text is scanned.
 """
 
 import contextlib
-import dataclasses
-import decimal
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -21,12 +19,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.families import facts_of
+from curate.expressions import ranks_by_quality
+from curate.judging import breach, family_in, judged
 from curate.manifest import Manifest, ManifestError, attach, load, versions
 from curate.recipe import DOMAIN_COMPONENT
 from curate.store import Store
-from filters import CORPUS_FAMILIES, FAMILIES, family
-from filters.spec import Rule
 
 _ID = re.compile(r"[0-9a-f]{8,32}")
 _BEGINNING_CHARS = 400
@@ -36,12 +33,8 @@ _MAX_PRODUCT = 4_000_000  # comparing words takes time by the product of their n
 N_CUT_WORDS = 2_000
 _DAMAGE = (ManifestError, duckdb.Error, KeyError)
 _SHOWN = ("row_id", "source", "source_id", "split", "reason")
-# Rules of families of a recipe's own, by kind (families.py); those of a Family stand in its code, which no version holds.
-_OWN_RULES = {
-    "function": (Rule("min_value", "value", ">=", None, "the recipe"), Rule("max_value", "value", "<=", None, "the recipe")),
-    "datatrove": (Rule("min_is_kept", "is_kept", ">=", None, "the recipe"),),
-}
 _GLOSSES = {
+    "select.where": "the recipe's select.where does not take it",
     "holdout.leak": "its text, its group or a near copy is held out; which of them is not stored",
     "duplicate.exact": "another row stands for the same text",
     "duplicate.jaccard": "another row stands for a text that is nearly alike",
@@ -80,7 +73,7 @@ def explain(store: Store, manifest: Manifest, id: str) -> dict[str, Any]:
         "doc_id": doc_id,
         "rows": explained,
         "other_rows": [{key: row[key] for key in _SHOWN} for row in others],
-        "versions": _in_versions(store, doc_id, remarks),
+        "versions": in_versions(store, doc_id, remarks),
         "remarks": list(dict.fromkeys(remarks)),
     }
 
@@ -139,16 +132,21 @@ def _ids(connection: duckdb.DuckDBPyConnection, prefix: str) -> list[tuple[str, 
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, condition: str) -> list[dict[str, Any]]:
-    return _plain(connection.sql(f"SELECT * FROM m WHERE {condition}").to_arrow_table())
+    return plain(connection.sql(f"SELECT * FROM m WHERE {condition}").to_arrow_table())
 
 
-def _plain(table: pa.Table) -> list[dict[str, Any]]:
+def plain(table: pa.Table) -> list[dict[str, Any]]:
     """Give rows as JSON has them; a float32 by its shortest decimal, so that 1 in 10 is 0.1."""
     small = [field.name for field in table.schema if pa.types.is_float32(field.type)]
     rows: list[dict[str, Any]] = table.to_pylist()
     for row in rows:
-        row |= {name: None if row[name] is None else float(str(np.float32(row[name]))) for name in small}
+        row |= {name: shortest(row[name]) for name in small}
     return rows
+
+
+def shortest(value: float | None) -> float | None:
+    """Give a float32 by its shortest decimal."""
+    return None if value is None else float(str(np.float32(value)))
 
 
 def _explained(
@@ -163,7 +161,7 @@ def _explained(
         "beginning": None if text is None else text[:_BEGINNING_CHARS],
         "verdict": _verdict(row, rules),
         "rules": rules,
-        "place": _place(connection, manifest, row),
+        "place": place(connection, manifest, row["component"], row["quality"]),
         "duplicate_of": _duplicate_of(store, connection, row, text, remarks),
         "copies": _copies(connection, row["row_id"]),
     }
@@ -172,7 +170,7 @@ def _explained(
 def _stored(store: Store, path: str, row: int, columns: list[str], remarks: list[str]) -> dict[str, Any] | None:
     """Read one row of a file that lies beside a version; where that cannot be, say why."""
     try:
-        return _plain(store.read_rows(path, [row], columns))[0]
+        return plain(store.read_rows(path, [row], columns))[0]
     except FileNotFoundError:
         remarks.append(f"{path} is missing; restore it, or build again")
     except (OSError, pa.ArrowException) as error:
@@ -188,84 +186,39 @@ def _verdict(row: Mapping[str, Any], rules: Sequence[Mapping[str, Any]] | None) 
     gloss = _GLOSSES.get(row["reason"], "a rule of its source")
     for rule in rules or ():
         if rule["is_reason"] and rule["value"] is not None:
-            gloss = f"{rule['signal']} is {number(rule['value'])}, the rule keeps {rule['keep']} {number(rule['threshold'])}"
+            gloss = breach(rule)
     return f"dropped: {row['reason']} ({gloss})"
 
 
 def _rules(store: Store, manifest: Manifest, row: Mapping[str, Any], remarks: list[str]) -> list[dict[str, Any]] | None:
-    """Judge a row by every rule of its source that is on, in order; None where the version does not hold them."""
-    sources: dict[str, Any] = {one["name"]: one for one in manifest.info["recipe"].get("sources", ())}
-    entry = sources.get(row["source"], {})
-    if "judged_by" not in entry:
-        remarks.append(f"the rules are unknown: {manifest.version} was published by a gapless that did not store them by source")
-        return None
-    rules = []
-    for name in entry.get("rules") or entry["judged_by"]:
-        known, signals = _family(store, manifest, name, row, remarks)
-        limits = {rule: threshold for rule, threshold in entry["judged_by"][name].items() if threshold is not None}
-        for rule in [dataclasses.replace(rule, threshold=limits.pop(rule.name)) for rule in known if rule.name in limits]:
-            rules.append({"family": name, **_judged(rule, signals), "is_reason": row["reason"] == f"{name}.{rule.name}"})
-        for rule_name, threshold in limits.items():
-            is_reason = row["reason"] == f"{name}.{rule_name}"
-            stored = ", ".join(f"{signal} {value}" for signal, value in (signals or {}).items())
-            why = "it is named in the family's code, which is not stored"
-            remarks.append(f"the signal of {name}.{rule_name} is unknown: {why}" + (f"; its signals: {stored}" if stored else ""))
-            unknown = {"signal": None, "keep": None, "threshold": threshold, "value": None, "margin": None}
-            outcome = "breached" if is_reason else "unknown"
-            rules.append({"family": name, "rule": rule_name, **unknown, "outcome": outcome, "is_reason": is_reason})
-    outcomes = [rule["outcome"] for rule in rules]
-    said = next((number for number, rule in enumerate(rules) if rule["is_reason"]), None)
+    """Judge a row by its stored signals; None where the version does not hold the rules."""
+
+    def stored(name: str) -> dict[str, Any] | None:
+        known = family_in(manifest, name)
+        return known and _stored(store, f"{known[1]}/{row['shard'].rsplit('/', 1)[-1]}", row["row"], known[2], remarks)
+
+    rules = judged(manifest, row["source"], stored, remarks, reason=row["reason"])
+    outcomes = [rule["outcome"] for rule in rules or ()]
+    said = next((number for number, rule in enumerate(rules or ()) if rule["is_reason"]), None)
     first = outcomes.index("breached") if "breached" in outcomes else None
-    if row["split"] != "holdout" and "unknown" not in outcomes and first != said:
+    if rules is not None and row["split"] != "holdout" and "unknown" not in outcomes and first != said:
         remarks.append(f"{row['row_id']}: the stored signals are of other code than those that {manifest.version} was decided by")
     return rules
 
 
-def _family(
-    store: Store, manifest: Manifest, name: str, row: Mapping[str, Any], remarks: list[str]
-) -> tuple[Sequence[Rule], dict[str, Any] | None]:
-    """Give the rules of a family, in order, and a row's signals: of a recipe's own or of the corpus as its version was decided by, else as
-    of now."""
-    if own := manifest.info.get("families", {}).get(name):
-        rules = family(name).rules if name in CORPUS_FAMILIES else _OWN_RULES.get(own["kind"], ())
-        folder, columns = own["folder"], own["signals"]
-    elif name in FAMILIES:
-        facts = facts_of({}, name)
-        rules, folder, columns = family(name).rules, facts.folder, facts.schema.names
-    else:
-        return (), None
-    return rules, _stored(store, f"{folder}/{row['shard'].rsplit('/', 1)[-1]}", row["row"], columns, remarks)
-
-
-def _judged(rule: Rule, signals: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Judge one value. The margin is what is left up to the threshold: negative is a breach."""
-    entry = {"rule": rule.name, "signal": rule.signal, "keep": rule.keep, "threshold": rule.threshold}
-    if signals is None or rule.signal not in signals:
-        return {**entry, "value": None, "margin": None, "outcome": "unknown"}
-    value = signals[rule.signal]
-    if value is None:
-        return {**entry, "value": None, "margin": None, "outcome": "not judged"}
-    kind = pa.float32() if isinstance(value, float) else pa.float64()
-    is_passed = rule.passes(pa.array([float(value)], kind))[0].as_py()
-    # In decimals, so that 0.3 - 0.1 is 0.2. Beyond the digits of a float32 a threshold may differ and yet be met.
-    exact = decimal.Decimal(str(float(value))) - decimal.Decimal(str(rule.threshold))
-    exact = exact if rule.keep == ">=" else -exact
-    exact = max(exact, decimal.Decimal(0)) if is_passed else exact
-    is_whole = not isinstance(value, float) and exact == int(exact)
-    return {**entry, "value": value, "margin": int(exact) if is_whole else float(exact), "outcome": "passed" if is_passed else "breached"}
-
-
-def _place(connection: duckdb.DuckDBPyConnection, manifest: Manifest, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Say where a row stands among those of its component that passed rules and dedup, by quality and by rank."""
-    n_ranked, cut, n_scored, n_below = connection.execute(_PLACE, [row["quality"], row["component"]]).fetchall()[0]
+def place(connection: duckdb.DuckDBPyConnection, manifest: Manifest, component: str, quality: float | None) -> dict[str, Any]:
+    """Say where a score stands among the rows of the table `m` of a component that passed rules and dedup, and where the cut is: the last
+    rank in training, and the lowest score in it where the best scores are taken first."""
+    n_ranked, cut, lowest, n_scored, n_below = connection.execute(_PLACE, [quality, component]).fetchall()[0]
     select = manifest.info["recipe"].get("select", {})
-    is_domain = row["component"] == DOMAIN_COMPONENT
+    is_domain = component == DOMAIN_COMPONENT
     return {
         "n_ranked": n_ranked,
         "n_scored": n_scored,
         "cut": cut,
+        "cut_quality": shortest(lowest) if is_domain and select and ranks_by_quality(select) else None,
         "order_by": select.get("order_by") if is_domain else "random",
-        "quality_percentile": None if row["quality"] is None or not n_scored else round(100 * n_below / n_scored, 2),
+        "quality_percentile": None if quality is None or not n_scored else round(100 * n_below / n_scored, 2),
     }
 
 
@@ -289,12 +242,12 @@ def _copies(connection: duckdb.DuckDBPyConnection, row_id: str) -> dict[str, Any
     """Count the rows that went because this one is kept, and give the first of them."""
     columns = "row_id, doc_id, source, source_id, dup_kind, dup_similarity"
     found = connection.sql(f"SELECT {columns}, count(*) OVER () AS n FROM m WHERE dup_of = '{row_id}' ORDER BY row_id LIMIT {_N_COPIES}")
-    rows = _plain(found.to_arrow_table())
+    rows = plain(found.to_arrow_table())
     n_rows = rows[0]["n"] if rows else 0
     return {"n_rows": n_rows, "first": [{key: value for key, value in row.items() if key != "n"} for row in rows]}
 
 
-def _in_versions(store: Store, doc_id: str, remarks: list[str]) -> list[dict[str, Any]]:
+def in_versions(store: Store, doc_id: str, remarks: list[str]) -> list[dict[str, Any]]:
     """Say for each version that holds a text, oldest first, how many of its rows have which split and reason."""
     found = []
     for name in versions(store):
@@ -308,17 +261,12 @@ def _in_versions(store: Store, doc_id: str, remarks: list[str]) -> list[dict[str
     return found
 
 
-def number(value: Any) -> str:
-    """Write a value of a signal, a threshold or a margin for people."""
-    return format(value, ",") if isinstance(value, int) and not isinstance(value, bool) else f"{value:.6g}"
-
-
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
 _PLACE = """
-SELECT count(rank), max(rank) FILTER (split = 'train'), count(quality) FILTER (rank IS NOT NULL),
+SELECT count(rank), max(rank) FILTER (split = 'train'), min(quality) FILTER (split = 'train'), count(quality) FILTER (rank IS NOT NULL),
     count(*) FILTER (rank IS NOT NULL AND quality < ?::FLOAT)
 FROM m WHERE component = ?
 """

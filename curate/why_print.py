@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curate.judging import number
 from curate.printable import printable
+from curate.recipe import DOMAIN_COMPONENT
 from curate.report import SAMPLE_NOTE
-from curate.why import N_CUT_WORDS, number
+from curate.why import N_CUT_WORDS
 
 _CONTEXT_WORDS = 6
 _WORD_CHARS = 80
@@ -36,6 +38,50 @@ def print_explanation(console: Console, data: Mapping[str, Any]) -> None:
         console.print(Text(f"remark: {printable(remark)}", style="yellow"), soft_wrap=True)
 
 
+def print_text(console: Console, data: Mapping[str, Any]) -> None:
+    """Print what a version would say of a text that is in no source."""
+    if data["sample"]:
+        console.print(f"[bold yellow]{SAMPLE_NOTE}[/]")
+    for one in data["judged"]:
+        style = "bold green" if one["verdict"].startswith(("passes", "no rule")) else "bold red"
+        console.print(Text(printable(f"as a row of {', '.join(one['sources'])}: {one['verdict']}"), style=style), soft_wrap=True)
+    fields = _fields()
+    fields.add_row("doc_id", data["doc_id"])
+    fields.add_row("size", _size(data))
+    fields.add_row("begins", Text(_one_line(data["beginning"])))
+    if data["quality"] is not None:
+        fields.add_row("quality", Text(_quality_line(data["quality"], data["place"], DOMAIN_COMPONENT)))
+        if (cut := data["place"]["cut_quality"]) is not None:
+            fields.add_row("cut", "it would be above" if data["quality"] >= cut else "it would be below")
+    console.print(fields)
+    for one in data["judged"]:
+        if one["rules"]:
+            console.print(_rules_table({"source": ", ".join(one["sources"]), "split": "", "rules": one["rules"]}))
+    if data["rows"]:
+        _print_table(console, f"It is in {data['version']} already; curate why {data['doc_id']} explains it", data["rows"])
+    else:
+        console.print(f"no row of {data['version']} has this text", highlight=False)
+    if data["near"] is not None:
+        _print_near(console, data)
+    if data["versions"]:
+        _print_table(console, f"Versions that hold the text {data['doc_id']}", data["versions"])
+    for remark in data["remarks"]:
+        console.print(Text(f"remark: {printable(remark)}", style="yellow"), soft_wrap=True)
+
+
+def _print_near(console: Console, data: Mapping[str, Any]) -> None:
+    near = data["near"]
+    if not near["first"]:
+        console.print(f"no other text of {data['version']} is nearly alike: none shares a band key", highlight=False)
+        return
+    compared = f"{near['n_compared']:,} compared of {near['n_candidates']:,} that share a band key"
+    columns = ("row_id", "source", "split", "reason", "similarity", "containment", "containment_of_it", "goes_as")
+    _print_table(console, f"Nearest texts of {data['version']} ({compared})", [{key: row[key] for key in columns} for row in near["first"]])
+    console.print(
+        "containment: the share of this text that is in that one; goes_as: the reason by which one of the two would be dropped", style="dim"
+    )
+
+
 def shortened(diff: Sequence[tuple[str, Sequence[str]]]) -> Text:
     """Write a word diff in one line: [-removed-] in red, {+added+} in green, of what is the same a few words beside each change."""
     line = Text()
@@ -54,13 +100,11 @@ def shortened(diff: Sequence[tuple[str, Sequence[str]]]) -> Text:
 def _print_row(console: Console, row: Mapping[str, Any], version: str) -> None:
     style = {"train": "bold green", "holdout": "bold cyan"}.get(row["split"], "bold red")
     console.print(Text(f"{row['row_id']} in {version}: {row['verdict']}", style=style), soft_wrap=True)
-    fields = Table(show_header=False, box=None, padding=(0, 1))
-    fields.add_column(style="dim")
-    fields.add_column(overflow="fold")
+    fields = _fields()
     for name in ("doc_id", "group", "source", "source_id", "component", "url", "licence", "lang", "date", "title"):
         if row[name] is not None:
             fields.add_row(name, Text(_one_line(row[name])))
-    fields.add_row("size", ", ".join(f"{row[name]:,} {name[2:]}" for name in ("n_tokens", "n_words", "n_bytes") if row[name] is not None))
+    fields.add_row("size", _size(row))
     if row["beginning"] is not None:
         fields.add_row("begins", Text(_one_line(row["beginning"])))
     for name, value in _place_lines(row):
@@ -74,18 +118,34 @@ def _print_row(console: Console, row: Mapping[str, Any], version: str) -> None:
         _print_table(console, f"Rows that went because of this one: {_first(len(copies['first']), copies['n_rows'])}", copies["first"])
 
 
+def _fields() -> Table:
+    fields = Table(show_header=False, box=None, padding=(0, 1))
+    fields.add_column(style="dim")
+    fields.add_column(overflow="fold")
+    return fields
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{row[name]:,} {name[2:]}" for name in ("n_tokens", "n_words", "n_bytes") if row[name] is not None)
+
+
 def _place_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     place, lines = row["place"], []
     if row["quality"] is not None:
-        percentile = place["quality_percentile"]
-        among = f"of the {place['n_scored']:,} rows of component {row['component']} that passed rules and dedup"
-        more = "" if percentile is None else f", above {percentile:g} % {among}"
-        lines.append(("quality", printable(f"{row['quality']:.4f}{more}")))
+        lines.append(("quality", _quality_line(row["quality"], place, row["component"])))
     if row["rank"] is not None:
         order = f" by {place['order_by']}" if place["order_by"] else ""
         cut = "nothing of the component is in training" if place["cut"] is None else f"the cut is after rank {place['cut']:,}"
         lines.append(("rank", printable(f"{row['rank']:,} of {place['n_ranked']:,}{order}; {cut}")))
     return lines
+
+
+def _quality_line(quality: float, place: Mapping[str, Any], component: str) -> str:
+    percentile = place["quality_percentile"]
+    among = f"of the {place['n_scored']:,} rows of component {component} that passed rules and dedup"
+    more = "" if percentile is None else f", above {percentile:g} % {among}"
+    cut = "" if place["cut_quality"] is None else f"; the lowest in training is {place['cut_quality']:.4f}"
+    return printable(f"{quality:.4f}{more}{cut}")
 
 
 def _rules_table(row: Mapping[str, Any]) -> Table:

@@ -10,7 +10,9 @@ import subprocess
 
 import pytest
 
+from curate import expressions
 from curate import recipe as recipes
+from curate.presets import PRESETS
 from filters import CORPUS_FAMILIES, FAMILIES, family
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -26,7 +28,7 @@ def _table(section: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("section", "cls"),
     [
-        ("[select]", recipes.Select), ("[mix]", recipes.Mix), ("[holdout]", recipes.Holdout),
+        ("[select]", recipes.Select), ("[mix]", recipes.Mix), ("[[stages]]", recipes.StageChoice), ("[holdout]", recipes.Holdout),
         ("[dedup]", recipes.Dedup), ("[paragraphs]", recipes.Paragraphs), ("[quality]", recipes.Quality),
         ("[tokenizer]", recipes.TokenizerChoice), ("[quarantine]", recipes.Quarantine),
     ],
@@ -46,6 +48,16 @@ def test_the_recipe_page_has_every_key_of_a_source_of_a_family_and_of_the_top():
     assert set(_table("[sources.NAME]")) == keys[recipes.Source] - {"name", "thresholds"}  # those are tables, [sources.NAME.FAMILY]
     assert set(_table("[families.NAME]")) == keys[recipes.OwnFamily] - {"name", "is_web"}  # the family says this one itself
     assert set(_table("Top level")) == set(recipes.PLAIN_KEYS)
+
+
+def test_the_recipe_page_has_every_function_and_column_of_expressions_and_every_preset():
+    page = (_ROOT / "docs" / "recipe.md").read_text()
+    named = set(re.findall(r'`"?(\w+)"?`', page.split("### Expressions\n")[1].split("\n## ")[0]))
+    assert {name for name in expressions.FUNCTIONS if name.isidentifier() and not name.endswith("_escape")} | {
+        *expressions.COLUMNS
+    } <= named
+    shown = dict(re.findall(r"^\| ([\w-]+) \| (\w+ [\d.]+, .+?) \| ", page, flags=re.MULTILINE))
+    assert {name: text.count(",") + 1 for name, text in shown.items()} == {name: len(one.amounts) for name, one in PRESETS.items()}
 
 
 def test_the_recipe_page_has_every_rule():

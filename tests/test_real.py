@@ -122,6 +122,16 @@ def test_articles_are_on_one_side(rows):
     assert all(row["group"] == row["doc_id"] for row in rows if row["source"] == "general-forum")
 
 
+def test_the_mixture_is_that_of_the_base_with_the_domain_for_the_web(base):
+    (stage,) = base[1].manifest.info["stages"]
+    assert {part["name"]: (part["share"], part["epoch_tokens"] / stage["epoch_tokens"]) for part in stage["components"]} == {
+        "domain": (0.82, 0.82), "wikipedia": (0.09, 0.09), "books": (0.09, 0.09),
+    }  # fmt: skip
+    assert stage["mixture"]["preset"] == "llama-1"
+    assert stage["mixture"]["replaced"] == {"common_crawl": 0.67, "c4": 0.15}
+    assert stage["mixture"]["absent"] == {"github": 0.045, "arxiv": 0.025, "stackexchange": 0.02}
+
+
 def test_budget_duplicates_and_counts_hold(base, rows):
     assert (
         8_000_000 - 40_000 < sum(row["n_tokens"] for row in rows if row["split"] == "train" and row["component"] == "domain") <= 8_000_000

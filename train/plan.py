@@ -5,9 +5,9 @@
 One row per piece of a document in a sequence, sorted by (step, sequence, slot). The plan is a pure function of its key
 and epochs do not depend on each other, so any epoch can be built again anywhere, and state is a step number.
 
-The decision: documents are shuffled within their component, and whole sequences of one component are interleaved, so
-that after every sequence each component is within one sequence of its share. Cost: a sequence shows one component
-(except the few in which a component runs out), and documents are cut at sequence ends.
+The decision: documents are shuffled within their component, or stand in the order of the stage, and whole sequences of one
+component are interleaved, so that after every sequence each component is within one sequence of its share. Cost: a sequence
+shows one component (except the few in which a component runs out), and documents are cut at sequence ends.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate import manifest as manifests
 from curate.manifest import Manifest
@@ -97,13 +98,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Drawn:
-    """The documents that an epoch takes of one component, in any order; `key` is the first 64 bits of each doc_id."""
+    """The documents that an epoch takes of one component, in any order; `key` is the first 64 bits of each doc_id. `place` ranks them where
+    the stage has an order, None where it is shuffled."""
 
     component: str
     ordinal: Ints
     repeat: Ints
     n_tokens: Ints
     key: Hashes
+    place: Ints | None = None
 
 
 def list_epochs(manifest: Manifest, config: TrainConfig) -> list[tuple[int, int]]:
@@ -149,7 +152,7 @@ def plan_epoch(drawn: list[Drawn], plan: Plan, index: int) -> pa.Table:
     sequence, component, start, _ = _deal(np.array([part.n_tokens.sum() for part in drawn], dtype=np.int64), plan.seq_len)
     pieces = []
     for code, part in enumerate(drawn):
-        order = shuffle(part, seed=plan.seed, stage=epoch.stage, epoch=epoch.epoch)
+        order = arrange(part, seed=plan.seed, stage=epoch.stage, epoch=epoch.epoch)
         of_component = np.flatnonzero(component == code)
         run, document, first, n_tokens = _cut(part.n_tokens[order], start[of_component])
         pieces.append(np.stack([of_component[run], part.ordinal[order][document], first, n_tokens]))
@@ -162,12 +165,14 @@ def plan_epoch(drawn: list[Drawn], plan: Plan, index: int) -> pa.Table:
     return pa.table([pa.array(column).cast(field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
-def shuffle(part: Drawn, *, seed: int, stage: int, epoch: int) -> Ints:
-    """Order documents by a hash of (seed, stage, epoch, component, repeat, doc_id); a counter, not a generator."""
+def arrange(part: Drawn, *, seed: int, stage: int, epoch: int) -> Ints:
+    """Order documents by a hash of (seed, stage, epoch, component, repeat, doc_id), a counter and not a generator; where they have places,
+    by these, pass by pass, and equal ones by the hash."""
     name = f"shuffle|{seed}|{stage}|{epoch}|{part.component}"
     purpose = np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], dtype="<u8").astype(np.uint64)
     salt = splitmix64(purpose + part.repeat.astype(np.uint64))
-    order: Ints = np.lexsort((part.ordinal, splitmix64(part.key ^ salt)))
+    hashes = splitmix64(part.key ^ salt)
+    order: Ints = np.lexsort((part.ordinal, hashes) if part.place is None else (part.ordinal, hashes, part.place, part.repeat))
     return order
 
 
@@ -197,12 +202,24 @@ def doc_keys(doc_ids: pa.ChunkedArray) -> Hashes:
 def draw_epoch(store: Store, manifest: Manifest, epoch: Epoch) -> list[Drawn]:
     """Take from each component what `manifest.draw` says."""
     keys = doc_keys(manifests.rows(store, manifest, "train", ["doc_id"])["doc_id"])
-    drawn = []
-    for part in manifest.stages[epoch.stage].components:
+    stage, drawn = manifest.stages[epoch.stage], []
+    places = _places(store, manifest, stage.order)
+    for part in stage.components:
         table = manifests.draw(store, manifest, stage=epoch.stage, component=part.name, epoch=epoch.epoch)
         columns: Mapping[str, Ints] = {name: table[name].to_numpy().astype(np.int64) for name in ("ordinal", "repeat", "n_tokens")}
-        drawn.append(Drawn(part.name, key=keys[columns["ordinal"]], **columns))
+        place = None if places is None else places[columns["ordinal"]]
+        drawn.append(Drawn(part.name, key=keys[columns["ordinal"]], place=place, **columns))
     return drawn
+
+
+def _places(store: Store, manifest: Manifest, order: str) -> Ints | None:
+    """Rank the rows of split train by the column that a stage is ordered by, equal values alike and null last; None for a shuffle."""
+    if (found := manifests.stage_order(order)) is None:
+        return None
+    column = manifests.rows(store, manifest, "train", [found[0]])[found[0]].combine_chunks()
+    values = pc.unique(column.drop_null()).sort("ascending" if found[1] == "ASC" else "descending")
+    places: Ints = pc.index_in(column, value_set=values).fill_null(len(values)).to_numpy().astype(np.int64)
+    return places
 
 
 def redraw_epoch(store: Store, manifest: Manifest, n_tokens: Ints, epoch: Epoch) -> list[Drawn]:

@@ -1,11 +1,32 @@
 """The decision in plain Python, written from the contract (design.md, "The decision's order"): the oracle of the tests."""
 
+import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
+
+Row = Mapping[str, Any]
 
 # Two doc_ids, their similarity, the share of the first one that is in the second, and the other way round.
 Edge = tuple[str, str, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """[select] and [mix] in Python: one of `budget` (tokens), `top_share` (of bytes) and `reaches` is given. Keys of an order by text are
+    made of the row and never of its place in the list."""
+
+    budget: int | None = None
+    top_share: Fraction | None = None
+    reaches: Callable[[Row], bool] | None = None
+    where: Callable[[Row], bool] = lambda row: True
+    key: Callable[[Row], tuple[Any, ...]] = lambda row: (hash16(f"order|0|{row['doc_id']}"),)
+    stratum: Callable[[Row], Any] = lambda row: ""
+    is_equal: bool = False
+    domain_share: Fraction = Fraction(4, 5)
+    epochs: int = 1
 
 
 def hash16(text: str) -> str:
@@ -15,7 +36,7 @@ def hash16(text: str) -> str:
 def decide_twin(
     rows: Sequence[Mapping[str, Any]],
     n_tokens: Mapping[str, int],
-    budgets: Mapping[str, int],
+    choice: Choice,
     *,
     shares: Mapping[str, float],
     min_words: Mapping[str, int | None],
@@ -25,7 +46,7 @@ def decide_twin(
     containment: float | None = 0.9,
     exact_only: Collection[str] = (),
 ) -> dict[str, tuple[str, str | None, int | None, str | None]]:
-    """Give row_id -> (split, reason, rank, dup_of). Rows are ranked at random, that is by hash of doc_id; edges join doc_ids.
+    """Give row_id -> (split, reason, rank, dup_of). There is one replay component, wikipedia; edges join doc_ids.
 
     `min_words` is by source, None where no rule judges it; rows of the sources `exact_only` go for exact copies only.
     """
@@ -42,6 +63,8 @@ def decide_twin(
             continue
         if (least := min_words[row["source"]]) is not None and row["n_words"] < least:
             out[row["row_id"]] = ("dropped", "gopher_quality.min_words", None, None)
+        elif row["component"] == "domain" and not choice.where(row):
+            out[row["row_id"]] = ("dropped", "select.where", None, None)
         elif any(_is_same(row, other) or _is_linked(row["doc_id"], other["doc_id"], linked) for other in held):
             out[row["row_id"]] = ("dropped", "holdout.leak", None, None)
         else:
@@ -56,17 +79,76 @@ def decide_twin(
         reason, keeper = gone.get(row["doc_id"], ("duplicate.exact", firsts[row["doc_id"]]["row_id"]))
         if row["doc_id"] in gone or keeper != row["row_id"]:
             out[row["row_id"]] = ("dropped", reason, None, keeper)
-    for component, budget in budgets.items():
-        purpose = f"order|{seed}" if component == "domain" else f"pool|{seed}|{component}"
-        ranked = sorted(
-            (row for row in kept if row["component"] == component), key=lambda row: (hash16(f"{purpose}|{row['doc_id']}"), row["row_id"])
-        )
-        used = 0
+    domain = sorted((row for row in kept if row["component"] == "domain"), key=lambda row: (*choice.key(row), row["row_id"]))
+    taken = _taken(domain, n_tokens, choice)
+    pool = sum(n_tokens[row["doc_id"]] for row in domain if row["row_id"] in taken)
+    total = pool if choice.budget is None or len(taken) == len(domain) else choice.budget
+    replay = sorted(
+        (row for row in kept if row["component"] != "domain"),
+        key=lambda row: (hash16(f"pool|{seed}|wikipedia|{row['doc_id']}"), row["row_id"]),
+    )
+    left = choice.epochs * _largest_remainder(total, {"domain": choice.domain_share, "wikipedia": 1 - choice.domain_share})["wikipedia"]
+    for row in replay:
+        if left > 0:
+            taken.add(row["row_id"])
+        left -= n_tokens[row["doc_id"]]
+    for ranked in (domain, replay):
         for rank, row in enumerate(ranked, 1):
-            before, used = used, used + n_tokens[row["doc_id"]]
-            is_within = used <= budget if component == "domain" else before < budget
-            out[row["row_id"]] = ("train", None, rank, None) if is_within else ("dropped", "budget", rank, None)
+            is_in = row["row_id"] in taken
+            out[row["row_id"]] = ("train", None, rank, None) if is_in else ("dropped", "budget", rank, None)
     return out
+
+
+def _taken(ranked: Sequence[Row], n_tokens: Mapping[str, int], choice: Choice) -> set[str]:
+    """Of each stratum the longest prefix that fits into its part; then of the rest, as ranked, what fits into the whole."""
+    if choice.reaches:
+        return {row["row_id"] for row in ranked if choice.reaches(row)}
+    amounts = {row["row_id"]: n_tokens[row["doc_id"]] if choice.top_share is None else row["n_bytes"] for row in ranked}
+    total = choice.budget if choice.top_share is None else int(choice.top_share * sum(amounts.values()))
+    assert total is not None
+    strata: dict[str, list[Row]] = {}
+    for row in ranked:
+        strata.setdefault(json.dumps(choice.stratum(row)), []).append(row)
+    if choice.is_equal:
+        parts = _turns(total, {name: sum(amounts[row["row_id"]] for row in rows) for name, rows in strata.items()})
+    else:
+        parts = _largest_remainder(total, {name: Fraction(sum(row["n_bytes"] for row in rows)) for name, rows in strata.items()})
+    taken: set[str] = set()
+    for name, rows in strata.items():
+        taken |= _prefix(rows, amounts, parts[name])
+    rest = [row for row in ranked if row["row_id"] not in taken]
+    if len(strata) > 1:
+        taken |= _prefix(rest, amounts, total - sum(amounts[row_id] for row_id in taken))
+    return taken
+
+
+def _prefix(rows: Sequence[Row], amounts: Mapping[str, int], budget: int) -> set[str]:
+    taken: set[str] = set()
+    for row in rows:
+        budget -= amounts[row["row_id"]]
+        if budget < 0:
+            break
+        taken.add(row["row_id"])
+    return taken
+
+
+def _largest_remainder(total: int, weights: Mapping[str, Fraction]) -> dict[str, int]:
+    exact = {name: total * weight / sum(weights.values()) for name, weight in weights.items()}
+    parts = {name: int(value) for name, value in exact.items()}
+    for name in sorted(exact, key=lambda name: (parts[name] - exact[name], name))[: total - sum(parts.values())]:
+        parts[name] += 1
+    return parts
+
+
+def _turns(total: int, stocks: Mapping[str, int]) -> dict[str, int]:
+    """One after the other takes one, by name, as long as it has any and any is left."""
+    parts = dict.fromkeys(stocks, 0)
+    while total and any(parts[name] < stocks[name] for name in stocks):
+        for name in sorted(stocks):
+            if total and parts[name] < stocks[name]:
+                parts[name] += 1
+                total -= 1
+    return parts
 
 
 def _near_copies(rows: Sequence[Mapping[str, Any]], alike: Mapping[tuple[str, str], float]) -> dict[str, tuple[str, str]]:

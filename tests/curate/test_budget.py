@@ -15,7 +15,8 @@ from rich.console import Console
 
 from curate import budget, executor, manifest, report
 from curate.build import Built, CheckFailed, build
-from curate.recipe import DomainError, Recipe, Source, portable
+from curate.portable import portable
+from curate.recipe import DomainError, Recipe, Source
 from curate.recipe_file import read_recipe
 from curate.store import Store
 from tests.curate.corpora import text, write_jsonl

@@ -306,15 +306,17 @@ def test_nothing_left_says_why(own):
     assert not (mine.root / "manifests").exists()
 
 
-_UNSCORED = ("--set", "scorers=[]", "--set", "select.order_by=random")
+_UNSCORED = ("--set", "scorers=[]", "--set", "select.order_by=random", "--set", "mix.preset=none")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "--domain", "medcal"], "domain 'medcal' not found; known: medical"),
+        (["build", "--domain", "medcal"], "domain 'medcal' not found; known: law, medical"),
         (["build", "--recipe", "no.toml"], "recipe file 'no.toml' not found"),
         (["build", "--domain", "medical", "--source", "a=a/*.gz"], "scorers names 'quality'"),
+        (["build", "--domain", "medical", *_UNSCORED[:4], "--source", "a=a/*.gz"], "leaves 18.0% of the tokens to github"),
+        (["build", "--domain", "law"], "the recipe names no source"),
         (["build", "--domain", "medical", *_UNSCORED, "--source", "a=nowhere/x.jsonl"], "nowhere/x.jsonl"),
         (["build", "--domain", "medical", *_UNSCORED, "--source", "a=*.jsonl"], "*.jsonl"),
         (["build", "--domain", "medical", "--set", "dedup.threshold=0.7"], "dedup.bands = 27 and dedup.rows = 7"),

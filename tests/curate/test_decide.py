@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import duckdb
@@ -13,15 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.decide import decide, holdout_bound
+from curate.decide import decide, estimate, families_read, holdout_bound
 from curate.edges import NO_EDGES
 from curate.manifest import COLUMNS, MACROS
-from curate.mix import pool_budgets
-from curate.recipe import Dedup, DomainError, Mix, OwnFamily, Recipe, Select, Source
+from curate.recipe import Dedup, DomainError, Mix, OwnFamily, Recipe, Scheduled, Select, Source
 from curate.recipe_rules import own_families
 from curate.tokens import mask_key
 from filters import FAMILIES, family
-from tests.curate.decide_twin import Edge, decide_twin, hash16
+from tests.curate.decide_twin import Choice, Edge, decide_twin, hash16
 
 _SOURCES = (Source("papers", ("x",)), Source("web", ("x",)), Source("wiki", ("x",), role="replay", component="wikipedia"))
 _EDGE = "INSERT INTO edges VALUES (?, ?, ?, ?, ?)"
@@ -86,7 +86,8 @@ def _connection(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
         names = [signal.name for signal in family(name).signals]
         structs.append(f"struct_pack({', '.join(f'{signal} := n_words' for signal in names)}) AS {name}")
     connection.execute(
-        f"CREATE TABLE rows AS SELECT * EXCLUDE (masks, url, licence, lang, source_id, date, quality), {', '.join(structs)},"
+        "CREATE TABLE rows AS SELECT hash_key('holdout', \"group\") AS holdout_key,"
+        f" * EXCLUDE (masks, url, licence, lang, source_id, date, quality), {', '.join(structs)},"
         " date::VARCHAR AS date,"
         " url::VARCHAR AS url, licence::VARCHAR AS licence, lang::VARCHAR AS lang, source_id::VARCHAR AS source_id,"
         " quality::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,"
@@ -179,7 +180,7 @@ def test_the_decision_equals_its_twin(
     assert _decided(connection) == decide_twin(
         rows,
         n_tokens,
-        pool_budgets(recipe),
+        Choice(budget=budget),
         shares=_SHARES,
         min_words=limits,
         seed=0,
@@ -188,6 +189,76 @@ def test_the_decision_equals_its_twin(
         exact_only=exact_only,
     )
     _check_proofs(connection, joined, containment)
+
+
+_BY = [
+    ("random", lambda row: (hash16(f"order|0|{row['doc_id']}"),)),
+    ("n_words DESC, date DESC", lambda row: (-row["n_words"], row["date"] is None, -int(row["date"] or "0"))),
+    ("date NULLS FIRST, n_words", lambda row: (row["date"] is not None, row["date"] or "", row["n_words"])),
+    ("coalesce(quality, 0.5) DESC, random", lambda row: (-(row["quality"] or 0.5), hash16(f"order|0|{row['doc_id']}"))),
+]
+_WHERE = [
+    (None, lambda row: True),
+    ("date > '1995'", lambda row: row["date"] is not None and row["date"] > "1995"),
+    ("source = 'web' OR gopher_quality.n_words % 2 = 0", lambda row: row["source"] == "web" or row["n_words"] % 2 == 0),
+]
+_STRATUM = [
+    (None, lambda row: ""),
+    ("source", lambda row: row["source"]),
+    ("left(date, 2)", lambda row: row["date"] and row["date"][:2]),
+    ("floor(n_words / 3)", lambda row: float(row["n_words"] // 3)),
+]
+_AMOUNT = st.one_of(
+    st.integers(1, 200).map(lambda budget: ({"budget_tokens": budget}, {"budget": budget})),
+    st.sampled_from(["0.1", "0.35", "1"]).map(lambda part: ({"top_share": float(part)}, {"top_share": Fraction(part)})),
+    st.integers(3, 7).map(lambda least: ({"threshold": float(least)}, {"reaches": lambda row: row["n_words"] >= least})),
+)
+
+
+_CASE = st.fixed_dictionaries({
+    "given_rows": _ROWS, "by": st.sampled_from(_BY), "where": st.sampled_from(_WHERE), "stratum": st.sampled_from(_STRATUM),
+    "amount": _AMOUNT, "is_equal": st.booleans(), "epochs": st.integers(1, 3), "counted": st.sets(st.integers(0, 24)),
+})  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=_CASE)
+def test_what_is_selected_equals_the_twin(case: dict[str, Any]) -> None:
+    _check_selected(**case)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(case=_CASE)
+def test_what_is_selected_equals_the_twin_many_times(case: dict[str, Any]) -> None:
+    _check_selected(**case)
+
+
+def _check_selected(
+    given_rows: list[dict[str, Any]], by: Any, where: Any, stratum: Any, amount: Any, is_equal: bool, epochs: int, counted: set[int]
+) -> None:
+    if "threshold" in amount[0]:
+        by, stratum = _BY[1], _STRATUM[0]
+    rows = [_row(number, **given) for number, given in enumerate(given_rows)]
+    n_bytes = {row["doc_id"]: 10 * (int(row["doc_id"][1:]) // 3) + 40 for row in rows}
+    quality = {row["doc_id"]: row["quality"] for row in rows}
+    for row in rows:
+        row["n_bytes"], row["quality"] = n_bytes[row["doc_id"]], quality[row["doc_id"]]
+    n_tokens = {doc_id: 1 + size * (1 + size // 10 % 4) // 20 for doc_id, size in n_bytes.items()}
+    select = Select(
+        order_by=by[0], where=where[0], stratify_by=stratum[0], stratify="equal" if is_equal else "proportional",
+        **{"budget_tokens": None, **amount[0]},
+    )  # fmt: skip
+    recipe = dataclasses.replace(_recipe(), select=select, mix=Mix({"domain": 0.8, "wikipedia": 0.2}, epochs=epochs))
+    choice = Choice(where=where[1], key=by[1], stratum=stratum[1], is_equal=is_equal, epochs=epochs, **amount[1])
+    connection = _connection(rows)
+    for number in counted:
+        connection.execute("INSERT INTO counts VALUES (?, '', ?)", [f"d{number:03d}", n_tokens.get(f"d{number:03d}", 9)])
+    estimate(connection, recipe)  # whatever it has found, the decision stays the same
+    _settle(connection, recipe, n_tokens)
+    limits = dict.fromkeys(_SHARES, 3)
+    assert _decided(connection) == decide_twin(rows, n_tokens, choice, shares=_SHARES, min_words=limits, seed=0)
+    assert connection.execute("SELECT count(*) FROM decided WHERE (n_tokens IS NULL) <> (split = 'dropped')").fetchall() == [(0,)]
 
 
 @pytest.mark.slow
@@ -206,7 +277,7 @@ def test_who_stands_for_whom_equals_the_twin_where_every_text_has_an_edge_to_eve
     _insert(connection, "edges", edges)
     _settle(connection, recipe, n_tokens)
     limits = dict.fromkeys(_SHARES, 3)
-    assert _decided(connection) == decide_twin(rows, n_tokens, pool_budgets(recipe), shares=_SHARES, min_words=limits, seed=0, edges=edges)
+    assert _decided(connection) == decide_twin(rows, n_tokens, Choice(budget=100), shares=_SHARES, min_words=limits, seed=0, edges=edges)
     _check_proofs(connection, edges, 0.9)
 
 
@@ -380,12 +451,62 @@ def test_order_by_a_length(order_by: str, first: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "order_by", ["quality; DROP TABLE rows", "(SELECT 1)", "n_bytes DESC, row_id", "gopher_quality.no_such DESC", "rows.n_bytes"]
+    "order_by", ["quality; DROP TABLE rows", "(SELECT 1)", "n_bytes DESC LIMIT 3", "gopher_quality.no_such DESC", "rows.n_bytes"]
 )
 def test_order_by_refuses_what_it_does_not_know(order_by: str) -> None:
     connection = _connection([_row(1)])
     with pytest.raises(DomainError, match=r"select\.order_by"):
         decide(connection, _recipe(order_by=order_by))
+
+
+def test_too_many_strata_are_refused() -> None:
+    recipe = dataclasses.replace(_recipe(), select=Select(stratify_by="row_id"))
+    connection = _connection([_row(number, holdout_bound="0") for number in range(1001)])
+    with pytest.raises(DomainError, match=r"select\.stratify_by = 'row_id' gives 1,001 strata; it takes at most 1,000"):
+        decide(connection, recipe)
+
+
+def test_what_a_small_stratum_leaves_goes_to_the_others_and_is_counted() -> None:
+    rows = [_row(0, n_bytes=1000, group="a"), *(_row(number, n_bytes=100, source="web", group="a") for number in range(1, 11))]
+    recipe = dataclasses.replace(_recipe(), select=Select("n_bytes DESC", budget_tokens=120, stratify_by="source"))
+    connection = _connection(rows)
+    _settle(connection, recipe, {row["doc_id"]: 10 if row["source"] == "papers" else 20 for row in rows})
+    taken = connection.sql(
+        "SELECT source, count(*), sum(n_tokens), count(n_tokens) FROM decided WHERE split = 'train' GROUP BY 1 ORDER BY 1"
+    )
+    assert taken.fetchall() == [("papers", 1, 10, 1), ("web", 5, 100, 5)]  # of 60 tokens each 10 are there, and 10 fit no more
+
+
+def test_an_estimate_of_a_decision_says_which_tokens_are_counted() -> None:
+    rows = [_row(number, group="a") for number in range(4)]
+    connection = _connection(rows)
+    connection.execute("INSERT INTO counts VALUES ('d001', '', 20)")
+    estimate(connection, _recipe(budget=1000))
+    found = connection.sql(
+        "SELECT row_id, n_tokens, n_estimated, split FROM outcome JOIN rows ON rows.rowid = slot ORDER BY row_id"
+    ).fetchall()
+    assert found == [(f"r{n:03d}", 20 if n == 1 else None, 20, "train") for n in range(4)]  # half a token a byte, as in the one counted
+
+
+def test_families_that_an_expression_names_are_read() -> None:
+    recipe = dataclasses.replace(_recipe(order_by="c4.n_sentences DESC"), rules=())
+    assert families_read(recipe) == ("statistics", "c4")
+
+
+def test_a_row_says_which_stages_may_draw_it() -> None:
+    recipe = dataclasses.replace(
+        _recipe(order_by="n_bytes DESC"),
+        stages=(
+            Scheduled("all", {"domain": 0.5, "wikipedia": 0.5}, 1, "fixed"),
+            Scheduled("best", {"domain": 1.0}, 1, "fixed", budget_tokens=10),
+            Scheduled("general", {"wikipedia": 1.0}, 1, "fixed", epoch_tokens=5),
+        ),
+    )
+    rows = [_row(number, n_bytes=100 - number, source="wiki" if number == 4 else "papers", holdout_bound="0") for number in range(5)]
+    connection = _connection(rows)
+    _settle(connection, recipe, {row["doc_id"]: 5 for row in rows})
+    found = dict(connection.sql("SELECT row_id, stages FROM decided").fetchall())
+    assert found == {"r000": [0, 1], "r001": [0, 1], "r002": [0], "r003": [0], "r004": [0, 2]}
 
 
 def _near(rows: list[dict[str, Any]], edges: list[tuple[Any, ...]], **more: Any) -> dict[str, tuple[Any, ...]]:
@@ -524,3 +645,14 @@ def test_order_by_quality_ranks_the_best_first_and_null_last() -> None:
     connection = _connection(rows)
     _settle(connection, _recipe(order_by="quality DESC"), {"d001": 5, "d002": 5, "d003": 5})
     assert [row[2] for _, row in sorted(_decided(connection).items())] == [2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("order_by", "ranks"),
+    [("quality DESC NULLS FIRST", [3, 1, 2]), ("quality NULLS FIRST", [2, 1, 3]), ("quality", [1, 3, 2]), ("-quality, n_bytes", [2, 3, 1])],
+)
+def test_null_stands_where_the_order_says(order_by: str, ranks: list[int]) -> None:
+    rows = [_row(1, quality=0.1, group="a"), _row(2, quality=None, group="a"), _row(3, quality=0.7, group="a")]
+    connection = _connection(rows)
+    _settle(connection, _recipe(order_by=order_by), {"d001": 5, "d002": 5, "d003": 5})
+    assert [row[2] for _, row in sorted(_decided(connection).items())] == ranks

@@ -20,7 +20,7 @@ from curate.recipe_file import read_recipe
 from curate.shards import SHARD_SCHEMA, ShardWriter
 from curate.store import Store
 from tests.curate.corpora import documents, write_jsonl, write_parquet
-from tests.curate.decide_twin import decide_twin
+from tests.curate.decide_twin import Choice, decide_twin
 from tests.curate.near_copies import (
     HOLDOUT,
     HOT_BAND,
@@ -106,7 +106,7 @@ def _check_twin(rows: Sequence[dict[str, Any]], found: Edges) -> None:
     decided = decide_twin(
         [{**row, "source_place": places[row["source"]]} for row in rows],
         {row["doc_id"]: 1 for row in rows},
-        {"domain": len(rows)},
+        Choice(budget=len(rows)),
         shares=dict.fromkeys(places, HOLDOUT),
         min_words=dict.fromkeys(places, MIN_WORDS),
         seed=0,

@@ -8,7 +8,8 @@ import pytest
 
 from curate import executor, manifest, tokens
 from curate.build import Built, build
-from curate.recipe import DomainError, portable
+from curate.portable import portable
+from curate.recipe import DomainError
 from curate.recipe_file import read_recipe
 from curate.recipe_rules import own_families
 from curate.sql import connect, select

@@ -2,8 +2,9 @@
 
 import pytest
 
-from curate.mix import apportion, epoch_tokens, pool_budgets
-from curate.recipe import DomainError, portable
+from curate.mix import Pool, epoch_tokens, replay_budgets
+from curate.portable import portable
+from curate.recipe import DomainError
 from curate.recipe_file import known_domains, read_recipe
 from curate.store import Store
 from filters import FAMILIES
@@ -52,7 +53,9 @@ def test_without_sources_the_shipped_domain_reads_the_sample(store):
 
 
 def test_a_source_on_the_command_line_is_a_candidate(store):
-    recipe = read_recipe(store, domain="medical", sources=["notes=data/*.jsonl"], settings=["scorers=[]", "select.order_by=random"])
+    recipe = read_recipe(
+        store, domain="medical", sources=["notes=data/*.jsonl"], settings=["scorers=[]", "select.order_by=random", "mix.preset=none"]
+    )
     assert not recipe.is_sample
     assert [(source.name, source.role, source.path) for source in recipe.sources] == [("notes", "candidate", ("data/*.jsonl",))]
 
@@ -60,12 +63,13 @@ def test_a_source_on_the_command_line_is_a_candidate(store):
 def test_a_domain_of_the_root_comes_before_the_shipped_one_and_may_extend_it(store):
     store.write_bytes(
         "domains/medical.toml",
-        b'extends = "medical"\nscorers = []\n[select]\norder_by = "random"\nbudget_tokens = 7\n[sources.a]\npath = "a.jsonl"\n',
+        b'extends = "medical"\nscorers = []\nmix = { preset = "none" }\n[select]\norder_by = "random"\nbudget_tokens = 7\n'
+        b'[sources.a]\npath = "a.jsonl"\n',
     )
     recipe = read_recipe(store, domain="medical")
     assert (recipe.domain, recipe.select.budget_tokens, recipe.mix.epochs) == ("medical", 7, 4)
     assert recipe.sources[0].path == (store.url("a.jsonl"),)
-    assert known_domains(store) == ["medical"]
+    assert known_domains(store) == ["law", "medical"]
 
 
 def test_a_file_that_extends_a_domain_keeps_its_name(store):
@@ -113,7 +117,7 @@ def test_mistakes_in_a_section(store, change, message):
         ('domain = "law"', '[gopher_quality]\nmin_words = "many"', "gopher_quality.min_words is 'many'"),
         ('domain = "law"', 'rules = ["gofer"]', "unknown family 'gofer'"),
         ('domain = "law"', 'evalset = "none"', "evalset is 'none'; allowed: reuse, new"),
-        ('domain = "law"', 'extends = "lawn"', "domain 'lawn' not found; known: medical"),
+        ('domain = "law"', 'extends = "lawn"', "domain 'lawn' not found; known: law, medical"),
         ('domain = "law"', 'domain = "a/b"', "is not a name"),
         ('role = "replay"', 'role = "replya"', "Did you mean 'replay'"),
         ('component = "wikipedia"', "", "names its component"),
@@ -197,7 +201,7 @@ def test_mistakes_on_the_command_line(store, more):
 
 def test_unknown_domain_lists_the_known_and_says_what_to_do(store):
     with pytest.raises(
-        DomainError, match=r"domain 'medcal' not found; known: medical\. Create domains/medcal\.toml under --root to add it\."
+        DomainError, match=r"domain 'medcal' not found; known: law, medical\. Create domains/medcal\.toml under --root to add it\."
     ):
         read_recipe(store, domain="medcal")
 
@@ -377,8 +381,9 @@ def test_thresholds_said_twice_are_the_same_decision(store):
 
 
 def test_shares_become_whole_tokens_that_add_up(store):
-    assert apportion(100, {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}) == {"a": 34, "b": 33, "c": 33}
+    pools = [Pool(1_900_000, False)]
     recipe = _read(store, _BASE, settings=["mix.epochs=3", "select.epoch_tokens=1000"])
-    assert epoch_tokens(recipe) == {"domain": 750, "wikipedia": 250}
-    assert pool_budgets(recipe) == {"domain": 2_000_000, "wikipedia": 3 * 250}
-    assert pool_budgets(_read(store, _BASE, settings=["mix.redraw=fixed", "mix.epochs=3", "select.epoch_tokens=1000"]))["wikipedia"] == 250
+    assert epoch_tokens(recipe, pools) == ({"domain": 750, "wikipedia": 250},)
+    assert replay_budgets(recipe, pools) == {"wikipedia": 3 * 250}
+    fixed = _read(store, _BASE, settings=["mix.redraw=fixed", "mix.epochs=3", "select.epoch_tokens=1000"])
+    assert replay_budgets(fixed, pools) == {"wikipedia": 250}

@@ -28,8 +28,9 @@ from curate import executor, manifest
 from curate.build import Built, CheckFailed, build, check_quarantine
 from curate.ingest import ingest
 from curate.pages import MAX_PAGE_BYTES, Refused, decode, read_page
+from curate.portable import portable
 from curate.readers import READERS
-from curate.recipe import DomainError, Fields, Recipe, Source, portable
+from curate.recipe import DomainError, Fields, Recipe, Source
 from curate.recipe_file import read_recipe
 from curate.rows import Readable, wanted_fields
 from curate.sql import connect

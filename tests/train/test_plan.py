@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.plan import Drawn, Epoch, Plan, doc_keys, plan_epoch, shuffle, splitmix64
+from curate.mix import apportion
+from train.plan import Drawn, Epoch, Plan, arrange, doc_keys, plan_epoch, splitmix64
 
 _NAMES = ("domain", "wikipedia", "books", "web", "code", "forum", "news", "papers")
 
@@ -86,6 +87,49 @@ def test_the_mixture_holds_where_the_largest_deficit_would_be_off_by_more_than_a
     assert _worst_deviation(_drawn([[1], [1], [1], [1], [5], [27], [27], [27]]), seq_len=1, global_batch=4) < 1
 
 
+_WEIGHTS = st.lists(st.integers(0, 20), min_size=1, max_size=5).filter(any)
+_STAGES = st.lists(st.tuples(_WEIGHTS, st.integers(2000, 12_000), st.integers(1, 2)), min_size=1, max_size=3)
+
+
+@given(stages=_STAGES, seq_len=st.integers(64, 300), global_batch=st.integers(1, 8), length=st.integers(1, 900))
+@settings(max_examples=40, deadline=None)
+def test_after_every_step_of_a_run_each_component_is_within_one_sequence_of_its_shares(stages, seq_len, global_batch, length):
+    epochs, drawn, shares = [], [], []
+    for number, (weights, n_tokens, n_epochs) in enumerate(stages):
+        share = {name: weight / sum(weights) for name, weight in zip(_NAMES, weights, strict=False)}
+        parts = _drawn([[length] * (tokens // length) + [tokens % length] for tokens in apportion(n_tokens, share).values()])
+        for epoch in range(n_epochs):
+            first_step = epochs[-1].first_step + epochs[-1].n_steps if epochs else 0
+            n_sequences = -(-n_tokens // seq_len)
+            epochs.append(Epoch(number, epoch, n_tokens, n_sequences, -(-n_sequences // global_batch), first_step))
+            drawn.append(parts)
+            shares.append([share.get(name, 0.0) for name in _NAMES])
+    plan = Plan("fingerprint", seq_len, global_batch, "concat", 0, tuple(epochs))
+    taken, wanted = np.zeros((plan.n_steps, len(_NAMES))), np.zeros((plan.n_steps, len(_NAMES)))
+    for index, parts in enumerate(drawn):
+        table = plan_epoch(parts, plan, index)
+        component = np.repeat(np.arange(len(parts)), [len(part.ordinal) for part in parts])
+        step, n_tokens = table["step"].to_numpy(), table["length"].to_numpy()
+        np.add.at(taken, (step, component[table["ordinal"].to_numpy()]), n_tokens)
+        wanted += np.bincount(step, n_tokens, plan.n_steps)[:, None] * shares[index]
+    off = np.abs(taken.cumsum(axis=0) - wanted.cumsum(axis=0))
+    assert off.max() <= seq_len
+    assert off[-1].max() <= 0.001 * plan.n_tokens
+    assert taken.sum() == plan.n_tokens == sum(n_tokens * n_epochs for _, n_tokens, n_epochs in stages)
+
+
+def test_documents_of_an_ordered_stage_come_in_their_order_pass_by_pass():
+    ordinal = np.array([0, 1, 2, 3, 0, 1], dtype=np.int64)
+    repeat = np.array([0, 0, 0, 0, 1, 1], dtype=np.int64)
+    place = np.array([3, 1, 1, 2, 3, 1], dtype=np.int64)
+    part = Drawn("domain", ordinal, repeat, np.full(6, 5, dtype=np.int64), splitmix64(ordinal.astype(np.uint64)), place)
+    order = arrange(part, seed=0, stage=0, epoch=0)
+    assert sorted(order[:2]) == [1, 2]
+    assert list(order[2:]) == [3, 0, 5, 4]
+    table = plan_epoch([part], _plan([part], seq_len=10, global_batch=2), 0)
+    assert table["ordinal"].to_pylist() == ordinal[order].tolist()
+
+
 def test_a_document_that_is_cut_goes_on_in_the_next_sequence_of_its_component():
     drawn = _drawn([[10]])
     table = plan_epoch(drawn, _plan(drawn, seq_len=4, global_batch=2), 0)
@@ -121,7 +165,7 @@ def test_the_order_does_not_depend_on_the_order_of_the_draw():
 def test_the_seed_and_the_repeat_change_the_order():
     part = _drawn([[1] * 64])[0]
     again = Drawn(part.component, part.ordinal, part.repeat + 1, part.n_tokens, part.key)
-    orders = [tuple(shuffle(each, seed=seed, stage=0, epoch=0)) for each in (part, again) for seed in (0, 1)]
+    orders = [tuple(arrange(each, seed=seed, stage=0, epoch=0)) for each in (part, again) for seed in (0, 1)]
     assert len(set(orders)) == 4
     assert all(sorted(order) == list(range(64)) for order in orders)
 
