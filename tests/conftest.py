@@ -50,6 +50,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the collector have it back, or DuckDB's binding takes what is left at the end for leaks and says so."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def made_sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[str, int]]:
     """The sample corpus, which tests only read, and what making it gave: its rows by path."""
