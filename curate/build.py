@@ -2,7 +2,7 @@
 the budget of dedup, evalset, publish.
 
 Each stage finds its finished work by content and goes on from there, so running a build again is the way to resume it.
-The decision's tables live in memory, up to a bound, and beyond it in the scratch folder.
+The decision's tables live in memory, or, where that is too small, in a DuckDB file in the scratch folder, which is thrown away.
 """
 
 import contextlib
@@ -49,6 +49,8 @@ from filters import CORPUS_FAMILIES
 
 # What the tables of a decision may take before they spill to disk.
 MEMORY = "400MB"
+# What a row takes of it, at least: of one million rows 400 MB was enough, spilled, and of five million it was not.
+_ROW_BYTES = 380
 _SOFTWARE = ("gapless", "duckdb", "fasttext-numpy2", "numba", "numpy", "pyarrow", "tokenizers")
 
 
@@ -91,7 +93,7 @@ def build(
         facts["quality"] = scorers.quality_facts(store, found[0])
     bands = None if recipe.dedup.threshold is None else band_facts(recipe.dedup)
     shards = _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
-    with database(store, memory) as connection:
+    with database(store, memory, sum(ingested[source.name].n_rows for source in recipe.decided_sources())) as connection:
         facts |= corpus_facts(store, connection, recipe, shards, run)
         rows_path = ready.load_rows(store, connection, recipe, ingested, facts_read(recipe, facts))
         load_frozen(connection, frozen)
@@ -325,12 +327,18 @@ def _inputs(recipe: Recipe, ingested: Mapping[str, Ingested]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def database(store: Store, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Lend a database for the tables of a decision, which spill beyond this much memory. Raises CheckFailed where that does not do."""
+def database(store: Store, memory: str, n_rows: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Lend a database for the tables of a decision over so many rows, which spill beyond this much memory.
+
+    Raises CheckFailed where that does not do.
+    """
     with store.scratch() as folder:
         folder.mkdir()
-        # Not in a file of DuckDB's own: compressing tables that live for seconds costs more than deciding.
-        connection = duckdb.connect(config={"memory_limit": memory, "temp_directory": f"{folder}/spill"})
+        config: dict[str, str | bool | int | float | list[str]] = {"memory_limit": memory, "temp_directory": f"{folder}/spill"}
+        with duckdb.connect(config=config) as probe:
+            [(limit,)] = probe.execute("SELECT parse_formatted_bytes(current_setting('memory_limit'))").fetchall()
+        # A file of DuckDB's own spills better, but to compress tables that live for seconds costs more than to decide.
+        connection = duckdb.connect(f"{folder}/decision.duckdb" if n_rows * _ROW_BYTES > limit else ":memory:", config=config)
         try:
             yield connection
         except duckdb.OutOfMemoryException:

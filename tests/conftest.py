@@ -1,6 +1,5 @@
 """What all tests share: kernels that are compiled once, the sample corpus, and the order that workers of xdist take tests in."""
 
-import gc
 import os
 import pathlib
 import subprocess
@@ -43,16 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put training first. A worker without work takes tests from the end of another's, and so the runs that those of training share are
     made in one worker only."""
     items.sort(key=lambda item: "/train/" not in item.nodeid)
-
-
-def pytest_collection_finish() -> None:
-    """Keep what was imported out of the collector's rounds: no test makes it garbage, and each round took a third of a second over it."""
-    gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    """Let the collector have it back, or DuckDB's binding takes what is left at the end for leaks and says so."""
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
