@@ -36,7 +36,7 @@ from curate import (
     urls,
 )  # fmt: skip
 from curate.annotate import Facts, annotate, band_facts
-from curate.decide import decide, families_read
+from curate.decide import decide
 from curate.executor import Run, Size
 from curate.ingest import Ingested, ingest
 from curate.manifest import Manifest, ManifestError
@@ -95,8 +95,8 @@ def build(
     shards = _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
     with database(store, memory, sum(ingested[source.name].n_rows for source in recipe.decided_sources())) as connection:
         facts |= corpus_facts(store, connection, recipe, shards, run)
-        rows_path = ready.load_rows(store, connection, recipe, ingested, facts_read(recipe, facts))
-        load_frozen(connection, frozen)
+        rows_path = ready.load_rows(store, connection, recipe, ingested, ready.facts_read(recipe, facts))
+        ready.load_frozen(connection, frozen)
         edges_path, linked = _link(store, connection, recipe, ingested, bands, frozen, run)
         tokenizer = models.resolve_tokenizer(store, connection, recipe, refit="tokenizer" in refit)
         _decide(store, connection, recipe, tokenizer, frozen, run)
@@ -184,21 +184,6 @@ def corpus_facts(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Re
     if "urls" in needed:
         found["urls"] = urls.url_facts(store, connection, shards)
     return found
-
-
-def facts_read(recipe: Recipe, facts: Mapping[str, Facts]) -> dict[str, Facts]:
-    """Pick the facts that a decision by this recipe reads of each row."""
-    names = dict.fromkeys([*families_read(recipe), *(["paragraphs"] if recipe.paragraphs.mask else []), "quality"])
-    return {name: facts[name] for name in names if name in facts}
-
-
-def load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) -> None:
-    """Make the table `frozen`: the documents of the evalset that is taken over."""
-    connection.execute('CREATE OR REPLACE TABLE frozen (doc_id VARCHAR, "group" VARCHAR, shard VARCHAR, "row" INTEGER)')
-    if frozen is not None:
-        connection.register("incoming", frozen)
-        connection.execute('INSERT INTO frozen SELECT doc_id, "group", shard, "row" FROM incoming')
-        connection.unregister("incoming")
 
 
 def _link(

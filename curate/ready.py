@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curate import corpus, edges
 from curate.annotate import Facts
-from curate.decide import holdout_bound
+from curate.decide import families_read, holdout_bound
 from curate.edges import Linked
 from curate.ingest import Ingested
 from curate.manifest import MACROS, batches
@@ -37,6 +37,12 @@ _EDGES = pa.schema([
 def folder_of(domain: str) -> str:
     """Name the folder of what is kept for the decisions of a domain."""
     return f"cache/ready/{domain}"
+
+
+def facts_read(recipe: Recipe, facts: Mapping[str, Facts]) -> dict[str, Facts]:
+    """Pick the facts that a decision by this recipe reads of each row."""
+    names = dict.fromkeys([*families_read(recipe), *(["paragraphs"] if recipe.paragraphs.mask else []), "quality"])
+    return {name: facts[name] for name in names if name in facts}
 
 
 def load_rows(
@@ -75,6 +81,15 @@ def load_rows(
         store.adopt(scratch, path)
     assert _is_attached(store, connection, path, made_of, folders), path
     return path
+
+
+def load_frozen(connection: duckdb.DuckDBPyConnection, frozen: pa.Table | None) -> None:
+    """Make the table `frozen`: the documents of the evalset that is taken over."""
+    connection.execute('CREATE OR REPLACE TABLE frozen (doc_id VARCHAR, "group" VARCHAR, shard VARCHAR, "row" INTEGER)')
+    if frozen is not None:
+        connection.register("incoming", frozen)
+        connection.execute('INSERT INTO frozen SELECT doc_id, "group", shard, "row" FROM incoming')
+        connection.unregister("incoming")
 
 
 def edges_path(connection: duckdb.DuckDBPyConnection, recipe: Recipe, ingested: Mapping[str, Ingested], bands: Facts) -> str:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from curate import budget, corpus, edges, evalset, executor, families, models, outcome, paragraphs, ready, scorers, stages
 from curate.annotate import Facts, band_facts
-from curate.build import check_quarantine, corpus_facts, database, facts_read, load_frozen, parent_of, refuse_lower_holdout
+from curate.build import check_quarantine, corpus_facts, database, parent_of, refuse_lower_holdout
 from curate.decide import estimate
 from curate.executor import Run, Size
 from curate.expressions import ranks_by_quality
@@ -136,7 +136,7 @@ def _find(store: Store, recipe: Recipe) -> _Found:
         named = recipe.tokenizer.path or f"of domain {recipe.domain}"
         raise DomainError(f"the tokenizer {named} has never counted anything here; {_FIRST}")
     shards = tuple(shard.path.removeprefix("corpus/") for source in recipe.decided_sources() for shard in ingested[source.name].shards)
-    needed = [*facts_read(recipe, facts).values()]
+    needed = [*ready.facts_read(recipe, facts).values()]
     if "paragraphs" in recipe.families_to_compute():
         needed.append(paragraphs.paragraph_facts(recipe.paragraphs))
     for one in needed:
@@ -153,12 +153,12 @@ def _open(store: Store, connection: duckdb.DuckDBPyConnection, found: _Found, wi
     recipe, read, facts = found.recipe, dict[str, Facts](), dict[str, Facts]()
     for one in (with_facts_of, found):
         facts = {**one.facts, **corpus_facts(store, connection, one.recipe, found.shards, executor.local(1))}
-        read |= facts_read(one.recipe, facts)
+        read |= ready.facts_read(one.recipe, facts)
     if "quality" not in facts:
         read.pop("quality", None)
     rows_path = ready.load_rows(store, connection, recipe, found.ingested, read)
     frozen = evalset.inherited(store, found.parent, recipe)
-    load_frozen(connection, frozen)
+    ready.load_frozen(connection, frozen)
     edges_path = None
     if recipe.dedup.threshold is not None:
         edges_path = ready.edges_path(connection, recipe, found.ingested, band_facts(recipe.dedup))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate import executor, manifest
-from curate.build import Built, CheckFailed, build
+from curate.build import Built, CheckFailed, build, database
 from curate.recipe import DomainError
 from curate.recipe_file import read_recipe
 from curate.store import Store
@@ -281,6 +281,15 @@ def test_exit_1_above_the_stated_share_in_one_line(tmp_path):
     assert done.returncode == 1
     assert "are quarantined, more than the 1.00% allowed" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "manifests").exists()
+
+
+def test_tables_that_are_too_many_for_memory_live_in_a_file_that_goes(tmp_path):
+    store = Store(str(tmp_path))
+    for n_rows, is_file in ((1000, False), (1_000_000, True)):
+        with database(store, "100MB", n_rows) as connection:
+            found = connection.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchall()
+            assert [path is not None for (path,) in found] == [is_file]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_decision_that_does_not_fit_into_memory_stops_the_build(own):
