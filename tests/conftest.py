@@ -5,7 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import hypothesis
 import pytest
+
+# The first example of a kernel compiles it, and a busy machine takes its time: neither says anything about the code.
+hypothesis.settings.register_profile("gapless", deadline=None)
+hypothesis.settings.load_profile("gapless")
 
 # What nearly all other kernels wait for takes longest: the one process begins with the lines, the other one with the words.
 _COMPILE = """

@@ -135,7 +135,7 @@ def deduplicated(tmp_path_factory) -> _Deduplicated:
     store = Store(str(root))
     loaded = manifest.load(store, "v1")
     edges = edges_of(store, loaded)
-    for made in ("manifests", "evalsets", "cache/edges", "cache/signals/minhash", "cache/tokens"):
+    for made in ("manifests", "evalsets", "cache/edges", "cache/ready", "cache/signals/minhash", "cache/tokens"):
         shutil.rmtree(root / made)
     shutil.copytree(root, folder / "timed")
     return _Deduplicated(recipe, root, _seams(recipe, folder / "timed"), (loaded.fingerprint, str(loaded.info["decision"])), edges)

@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -61,7 +62,7 @@ max_all = 9000
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> pathlib.Path:
+def root(tmp_path_factory) -> Iterator[pathlib.Path]:
     """Two versions: v2 has a threshold that is raised. Source `odd` holds out nothing, and has groups of papers that do."""
     folder = tmp_path_factory.mktemp("why")
     recipe = pathlib.Path(write_corpus(folder))
@@ -78,7 +79,8 @@ def root(tmp_path_factory) -> pathlib.Path:
     store = Store(str(folder / "root"))
     for settings in ((), ("gopher_quality.min_words=65",)):
         build(store, read_recipe(store, file=str(recipe), settings=settings), run=executor.local(1))
-    return folder / "root"
+    yield folder / "root"
+    _connected.cache_clear()  # a connection that is open when Python ends is called a leak
 
 
 @functools.cache
