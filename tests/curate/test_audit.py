@@ -264,6 +264,7 @@ def test_an_example_shows_the_value_that_is_judged(base):
             assert not _is_kept(example["value"], entry["keep"], entry["threshold"], is_float=isinstance(example["value"], float))
 
 
+@pytest.mark.slow
 def test_workers_and_files_are_not_seen(base, tmp_path):
     assert _audit(tmp_path / "root", _write(tmp_path, n_files=4), workers=2) == base[2]
 

@@ -152,7 +152,8 @@ def _notes(n: int, *, places: range) -> list[str]:
     return made
 
 
-@pytest.mark.parametrize("places", [range(5, 100, 10), pytest.param(range(40, 50), marks=pytest.mark.slow)], ids=["spread", "together"])
+@pytest.mark.slow
+@pytest.mark.parametrize("places", [range(5, 100, 10), range(40, 50)], ids=["spread", "together"])
 def test_notes_that_share_nine_tenths_of_their_words_all_survive(tmp_path, places):
     recipe = _write(tmp_path, first=_notes(5000, places=places), second=_texts("second", 40))
     built = _build(tmp_path, recipe, "select.budget_tokens=10M")

@@ -84,13 +84,14 @@ def test_papers_and_abstracts_of_one_article_stay_together(tiny):
     assert all(len(sides) == 1 for sides in groups.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "shape"),
     [
-        pytest.param(2, {}, marks=pytest.mark.slow),
-        pytest.param(4, {"n_files": 5}, marks=pytest.mark.slow),
-        pytest.param(1, {"reverse": True}, marks=pytest.mark.slow),
-        pytest.param(1, {"n_files": 1, "formats": ("parquet",)}, marks=pytest.mark.slow),
+        (2, {}),
+        (4, {"n_files": 5}),
+        (1, {"reverse": True}),
+        (1, {"n_files": 1, "formats": ("parquet",)}),
         (2, {"n_files": 3, "formats": ("parquet", "jsonl", "jsonl.gz"), "reverse": True}),
     ],
 )
@@ -141,6 +142,7 @@ def test_an_object_store_gives_the_same_digests(tiny, tmp_path):
     assert verify(Store(root), built.manifest) == ([], [])
 
 
+@pytest.mark.slow
 def test_two_builds_at_once_publish_two_versions(tmp_path):
     recipe = write_corpus(tmp_path)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:

@@ -128,6 +128,7 @@ def _proof(row: Mapping[str, Any], kept: Mapping[str, Any], found: Edges) -> flo
     return similarity if row["dup_kind"] == "jaccard" else shares[row["doc_id"] > kept["doc_id"]]
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(n_files=st.integers(1, 4), order=st.integers(0, 10**6), formats=st.permutations(["jsonl", "parquet", "jsonl.gz"]))
 def test_order_files_and_formats_change_nothing(base, tmp_path_factory, n_files, order, formats):
@@ -135,7 +136,8 @@ def test_order_files_and_formats_change_nothing(base, tmp_path_factory, n_files,
     _check(*_build(folder / "root", _write(folder, base[0], n_files=n_files, order=order, formats=formats)), base)
 
 
-@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
 def test_workers_and_shards_change_nothing(base, tmp_path, workers):
     # A field that no one reads makes two files too much for one unit of ingest, so that each becomes a shard.
     rows = {**base[0], "web": [{**row, "pad": "x" * 33_000_000} if n < 2 else row for n, row in enumerate(base[0]["web"])]}
@@ -209,6 +211,7 @@ def _listed(store: Store) -> dict[str, tuple[int, int, int]]:
     return stamps(store, [*store.files("corpus"), *store.files("cache/signals"), *store.files("cache/edges")])
 
 
+@pytest.mark.slow
 def test_an_added_source_computes_what_is_new_and_ends_as_a_build_from_scratch(tmp_path):
     rows = mixed(4, n_notes=80)
     recipe = _scored(tmp_path, rows)

@@ -259,6 +259,7 @@ def test_annotate_says_how_much_there_is_to_do(base):
         assert size.n_bytes == pytest.approx(sum(len(body) for body in texts), rel=0.2)  # Parquet keeps equal texts once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_exception_in_a_function_is_one_line_that_names_the_document(tmp_path, workers):
     source = 'def dosage(text):\n    return 1 / text.count("o")\n'
@@ -528,6 +529,7 @@ def test_a_shipped_family_is_found_by_its_name():
     assert families.facts_of({}, "gopher_quality").path("a/b.parquet").startswith("cache/signals/gopher_quality/")
 
 
+@pytest.mark.slow
 def test_the_page_ships_a_family_in_under_40_lines(tmp_path):
     module, row, test = _block_of_page("leaders.py")[0], _block_of_page("__init__.py")[0], _block_of_page("test_leaders.py")[0]
     assert sum(len(part.strip("\n").splitlines()) for part in (module, row, test)) + 1 < 40  # and one row for the golden digest
@@ -546,6 +548,7 @@ def test_the_page_ships_a_family_in_under_40_lines(tmp_path):
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_recipes_of_the_page_build(tmp_path, number):
     recipes = _block_of_page("recipe.toml")

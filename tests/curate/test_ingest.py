@@ -228,6 +228,7 @@ def test_an_append_reads_only_the_last_unit_and_changes_only_the_last_shard(tmp_
     assert second.n_rows == first.n_rows + 1
 
 
+@pytest.mark.slow
 def test_an_append_to_one_long_file_keeps_the_shards_before_it(tmp_path: pathlib.Path) -> None:
     rng = random.Random(1)
     rows = [{"text": rng.choice("abcdef") * rng.randrange(1, 5_000_000)} for _ in range(30)]

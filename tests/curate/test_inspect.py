@@ -78,6 +78,7 @@ def _moved(root: pathlib.Path) -> list[tuple[str, str, dict[str, Any]]]:
     return moved
 
 
+@pytest.mark.slow
 def test_shards_differ_and_rows_do_not(root):
     shards = [{row["shard"] for row in _rows(root, version).values()} for version in ("v1", "v2")]
     assert not shards[0] & shards[1]
@@ -351,6 +352,7 @@ def test_an_export_has_the_same_bytes_wherever_the_texts_lie(root, tmp_path):
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 def test_files_of_any_size_hold_the_same_documents_in_the_same_order(root, tmp_path):
     _export(root, tmp_path / "one")
     done = _export(root, tmp_path / "many", part_bytes=5_000)

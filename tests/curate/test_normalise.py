@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 import pyarrow as pa
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -56,6 +57,7 @@ def test_a_slice_is_read_at_its_place() -> None:
     assert doc_ids(normalise(texts).slice(3, 1)).to_pylist() == [hashlib.sha256("\xe9".encode()).hexdigest()[:32]]
 
 
+@pytest.mark.slow
 def test_every_assigned_character_agrees_with_the_twin() -> None:
     chars = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) not in ("Cs", "Cn")]
     for before, after in (("", ""), ("e", "\u0301"), ("\u1100", "\u11a8")):

@@ -292,6 +292,7 @@ def _check_harmless(source: str) -> None:
     assert all(char.isprintable() or char == "\n" for char in source)
 
 
+@pytest.mark.slow
 def test_the_page_does_not_depend_on_files_and_shards(folder, data, tmp_path):
     again = _built(tmp_path, _write(tmp_path, n_files=3, reverse=True))
     assert again["decision"] == data["decision"]

@@ -170,6 +170,7 @@ def test_sql_has_the_signals_and_the_spans(base, unmasked):
     assert all(row["is_masked"] for row in found.values())
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_digests(base, tmp_path):
     again = _build(tmp_path, _write(tmp_path, n_files=3, order=-1), workers=2).manifest
     assert (again.fingerprint, again.info["decision"]) == (base[2].manifest.fingerprint, base[2].manifest.info["decision"])

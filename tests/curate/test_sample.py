@@ -124,6 +124,7 @@ def test_another_process_gives_the_same_bytes_over_a_first_run(sample: Path, tmp
     assert _digests(tmp_path / "sample") == _digests(sample)
 
 
+@pytest.mark.slow
 def test_another_seed_changes_every_file_and_no_name(sample: Path, tmp_path: Path) -> None:
     make_sample(str(tmp_path), seed=1)
     ours, theirs = _digests(sample), _digests(tmp_path)

@@ -93,6 +93,7 @@ def test_an_ellipsis_does_not_reach_into_the_next_document():
     assert batch.line_sums[:, ELLIPSIS_LINES].tolist() == [0, 0, 1, 0]
 
 
+@pytest.mark.slow
 @given(columns())
 def test_newlines_are_counted(column):
     assert TextBatch.from_arrow(column).n_newlines.tolist() == [text.count("\n") for text in plain(column)]

@@ -67,6 +67,7 @@ def test_compiled_kernels_lie_in_that_folder(copied):
     assert [path for path in pathlib.Path(folder).rglob("*.nbi") if "sum_words" in path.name]
 
 
+@pytest.mark.slow
 def test_without_a_place_to_write_kernels_are_compiled_in_the_process(copied):
     (copied / "cache").write_text("a file where a folder should be")
     assert sum_elsewhere(copied) == ("None", "[1]")

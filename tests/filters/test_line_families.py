@@ -66,6 +66,7 @@ def test_bytes_that_are_no_utf8_stay_inside_their_document(documents, behind):
         assert rows(name, followed)[:-1] == rows(name, alone), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["ab ", "\u6587", "\n", "x", "\x00\u0301\U0001f600"])
 def test_ten_megabytes(piece):
     batch, alone = batch_of("before", piece * (10_000_000 // len(piece.encode())), "after"), batch_of("before", "after")

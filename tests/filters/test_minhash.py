@@ -55,6 +55,7 @@ def make_lower_table() -> str:
     return HEADER + "".join(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     unicodedata.unidata_version != UNICODE_VERSION,
     reason=f"this Python has Unicode {unicodedata.unidata_version}, the table {UNICODE_VERSION}",

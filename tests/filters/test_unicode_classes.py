@@ -28,6 +28,7 @@ def make_table() -> str:
     return HEADER + "".join(ranges)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     unicodedata.unidata_version != UNICODE_VERSION,
     reason=f"this Python has Unicode {unicodedata.unidata_version}, the table {UNICODE_VERSION}",
