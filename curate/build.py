@@ -320,10 +320,11 @@ def database(store: Store, memory: str, n_rows: int) -> Iterator[duckdb.DuckDBPy
     with store.scratch() as folder:
         folder.mkdir()
         config: dict[str, str | bool | int | float | list[str]] = {"memory_limit": memory, "temp_directory": f"{folder}/spill"}
-        with duckdb.connect(config=config) as probe:
-            [(limit,)] = probe.execute("SELECT parse_formatted_bytes(current_setting('memory_limit'))").fetchall()
-        # A file of DuckDB's own spills better, but to compress tables that live for seconds costs more than to decide.
-        connection = duckdb.connect(f"{folder}/decision.duckdb" if n_rows * _ROW_BYTES > limit else ":memory:", config=config)
+        connection = duckdb.connect(config=config)
+        [(limit,)] = connection.execute("SELECT parse_formatted_bytes(current_setting('memory_limit'))").fetchall()
+        if n_rows * _ROW_BYTES > limit:  # a file of DuckDB's own spills better, but compresses tables that live for seconds
+            connection.close()
+            connection = duckdb.connect(f"{folder}/decision.duckdb", config=config)
         try:
             yield connection
         except duckdb.OutOfMemoryException:

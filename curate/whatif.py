@@ -238,14 +238,13 @@ def _of_version(store: Store, connection: duckdb.DuckDBPyConnection, version: Ma
 
 
 def _move(connection: duckdb.DuckDBPyConnection, key: str, before: _Side, after: _Side) -> None:
-    """Make the table `moved`, by a key that both sides have: the slot where both are over the same rows."""
+    """Make the table `moved` and the view `moved_rows`, by a key that both sides have: the slot where both are over the same rows."""
     if key == "slot":
         connection.execute(_KEYS.format(key=key, before="before", after="outcome"))
-        sides = [OF_ROWS.format(outcome=f"(FROM {table} SEMI JOIN keys USING (slot))") for table in ("before", "outcome")]
+        connection.execute(_MOVED_SLOTS)
     else:
         connection.execute(_KEYS.format(key=key, before=before.rows, after=after.rows))
-        sides = [before.rows, after.rows]
-    connection.execute(_MOVED.format(key=key, before=sides[0], after=sides[1]))
+        connection.execute(_MOVED_ROWS.format(key=key, before=before.rows, after=after.rows))
 
 
 def _totals(side: _Side) -> dict[str, Any]:
@@ -297,18 +296,30 @@ SELECT {key}, 'out' AS direction FROM was ANTI JOIN now USING ({key})
 UNION ALL SELECT {key}, 'in' FROM now ANTI JOIN was USING ({key})
 """
 
-# They with what either says of them; `slot` is that of `rows`, null where it has them no more.
-_MOVED = """
-CREATE TABLE moved AS
-SELECT direction, coalesce(b.row_id, a.row_id) AS row_id, coalesce(b.source, a.source)::VARCHAR AS source,
-    coalesce(b.component, a.component)::VARCHAR AS component, coalesce(a.shard, b.shard)::VARCHAR AS shard,
-    CASE WHEN a.shard IS NULL THEN b."row" ELSE a."row" END AS "row", a.slot AS slot, coalesce(a.quality, b.quality) AS quality,
+# They with what either says of them. `moved_rows` adds where they lie: of rows in one file only the few that are shown are looked up.
+_SAYS = """
+    direction,
     CASE direction WHEN 'out' THEN coalesce(a.reason, a.split, 'not read') ELSE coalesce(b.reason, b.split, 'not read') END AS reason,
     CASE direction WHEN 'out' THEN a.rank ELSE b.rank END AS rank,
     CASE direction WHEN 'out' THEN a.dup_similarity ELSE b.dup_similarity END AS dup_similarity,
     CASE direction WHEN 'out' THEN b.n_estimated ELSE a.n_estimated END AS n_tokens,
     CASE direction WHEN 'out' THEN b.n_tokens ELSE a.n_tokens END IS NULL AS is_estimated
-FROM keys LEFT JOIN {before} AS b USING ({key}) LEFT JOIN {after} AS a USING ({key})
+"""
+_MOVED_SLOTS = f"""
+CREATE TABLE moved AS
+SELECT slot, a.source::VARCHAR AS source, a.component::VARCHAR AS component, {_SAYS}
+FROM keys JOIN before AS b USING (slot) JOIN outcome AS a USING (slot);
+CREATE VIEW moved_rows AS
+SELECT moved.*, row_id, shard::VARCHAR AS shard, "row", quality FROM moved JOIN rows ON rows.rowid = slot
+"""
+# `slot` is that of `rows`, null where it has them no more.
+_MOVED_ROWS = f"""
+CREATE TABLE moved AS
+SELECT coalesce(b.source, a.source)::VARCHAR AS source, coalesce(b.component, a.component)::VARCHAR AS component, a.slot AS slot,
+    coalesce(b.row_id, a.row_id) AS row_id, coalesce(a.shard, b.shard)::VARCHAR AS shard,
+    CASE WHEN a.shard IS NULL THEN b."row" ELSE a."row" END AS "row", coalesce(a.quality, b.quality) AS quality, {_SAYS}
+FROM keys LEFT JOIN {{before}} AS b USING ({{key}}) LEFT JOIN {{after}} AS a USING ({{key}});
+CREATE VIEW moved_rows AS FROM moved
 """
 
 _SUMS = "count(*) AS rows, sum(n_tokens)::BIGINT AS n_tokens, bool_or(is_estimated) AS estimated"

@@ -1,9 +1,10 @@
 """The rows that a change moves and that are nearest to the limit that moved them, with the value that decided and how the text begins.
 
-Stands under `whatif`, over its table `moved`: for a row that goes the limit is the new one, for a row that comes the old one. Only here are
+Stands under `whatif`, over its view `moved_rows`: for a row that goes the limit is the new one, for a row that comes the old one. Only here are
 texts read, three a direction; nearness is the distance to the limit in parts of the limit, so that words, ratios and ranks compare.
 """
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ class Sides:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Measure:
-    """What decided about rows that went for one reason: SQL over `moved` and `rows` for the value, the limit by source, how to say it."""
+    """What decided about rows that went for one reason: the value as SQL over `moved_rows` and `rows`, the limit by source, its name."""
 
     value: str
     limits: Mapping[str, float]
@@ -52,7 +53,8 @@ def samples(store: Store, connection: duckdb.DuckDBPyConnection, sides: Sides) -
         near = [row for (reason,) in reasons for row in _nearest(connection, direction, reason, sides, decided_by, groups)]
         near.sort(key=lambda row: (row["distance"] is None, row["distance"] or 0.0, row["row_id"]))
         found += [(direction, row) for row in near[:_N_SAMPLES]]
-    return [_shown(store, direction, row) for direction, row in found]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda each: _shown(store, *each), found))
 
 
 def _nearest(
@@ -128,6 +130,6 @@ def _shown(store: Store, direction: str, row: Mapping[str, Any]) -> dict[str, An
 _NEAREST = """
 SELECT moved.row_id, moved.source, moved.shard, moved."row", moved.reason, moved.quality::DOUBLE AS quality,
     ({value})::DOUBLE AS value, {limit} AS "limit", abs(value - "limit") / greatest(abs("limit"), {least}) AS distance
-FROM moved LEFT JOIN rows ON rows.rowid = moved.slot
+FROM moved_rows AS moved LEFT JOIN rows ON rows.rowid = moved.slot
 WHERE moved.direction = $direction AND moved.reason = $reason ORDER BY distance NULLS LAST, moved.row_id LIMIT {n_samples}
 """
