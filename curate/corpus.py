@@ -28,8 +28,8 @@ def load_rows(
     bounds: Mapping[str, str],
     facts: Mapping[str, Facts],
 ) -> None:
-    """Make the table `rows`: documents, one struct column of signals per family, scores, their source's place and bound, and the hash of
-    their group that the bound is for.
+    """Make the table `rows`, in the order of row_id: documents, one struct column of signals per family, scores, their source's place and
+    bound, the hash of their group that the bound is for, and whether other rows have the same text (`is_shared`).
 
     `bounds` is the holdout bound of each source, as `decide.holdout_bound` gives it. `facts` holds the families by name, in the order
     of their columns, and "quality"; without that one the column of this name is null. Where the recipe masks repeated paragraphs, the
@@ -97,7 +97,7 @@ _BOILERPLATE = "list_transform(struct_extract(paragraphs, 'spans'), lambda span:
 _ROWS = """
 CREATE OR REPLACE TABLE rows AS
 SELECT * EXCLUDE (row_key), {row_id} AS row_id, hash_key('holdout', "group") AS holdout_key,
-    NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
+    count(*) OVER (PARTITION BY doc_id) > 1 AS is_shared, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,
     {masks}::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks
-FROM incoming
+FROM incoming ORDER BY row_id
 """

@@ -82,6 +82,7 @@ def _until_the_cut(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Non
             raise
         why = " ".join(str(error).split("LINE 1")[0].split())
         raise DomainError(f"an expression of [select] cannot be computed for some row ({why}); cast with try_cast(... AS ...)") from None
+    connection.execute(_EXACT.format(**values))
     connection.execute(_STANDING.format(**values))
     for kind, statement in (("jaccard", _NEAR), ("containment", _CONTAINED)):
         connection.execute(statement.format(**values))
@@ -164,7 +165,7 @@ _JUDGE = """
 CREATE OR REPLACE VIEW judged AS
 SELECT rowid AS slot, row_id, doc_id, "group", source, component, source_place, n_bytes, date, quality, masks_key(masks) AS masks_key,
     coalesce({rules}, CASE WHEN NOT {is_chosen} THEN 'select.where' END) AS rule_reason,
-    {order_value} AS order_value, {stratum} AS stratum, holdout_key < holdout_bound AS is_holdout
+    {order_value} AS order_value, {stratum} AS stratum, holdout_key < holdout_bound AS is_holdout, is_shared
 FROM rows
 """
 
@@ -181,26 +182,27 @@ leaking AS (
     UNION SELECT doc_b FROM alike JOIN held ON doc_a = doc_id
     UNION SELECT doc_a FROM alike JOIN held ON doc_b = doc_id
 ),
-reasoned AS (
-    SELECT *, CASE
-        WHEN is_holdout THEN NULL
-        WHEN rule_reason IS NOT NULL THEN rule_reason
-        WHEN doc_id IN (SELECT doc_id FROM leaking) OR "group" IN (SELECT "group" FROM held) THEN 'holdout.leak'
-    END AS early_reason FROM judged
-),
-repeated AS (SELECT doc_id FROM reasoned WHERE NOT is_holdout AND early_reason IS NULL GROUP BY doc_id HAVING count(*) > 1),
-firsts AS (
-    SELECT slot, first_value(row_id) OVER (PARTITION BY doc_id ORDER BY {keeper_order}) AS first_row
-    FROM reasoned SEMI JOIN repeated USING (doc_id) WHERE NOT is_holdout AND early_reason IS NULL
-)
-SELECT reasoned.*, CASE WHEN NOT is_holdout AND early_reason IS NULL THEN coalesce(first_row, row_id) END AS exact_keeper
-FROM reasoned LEFT JOIN firsts USING (slot)
+SELECT * EXCLUDE ("group"), CASE
+    WHEN is_holdout THEN NULL
+    WHEN rule_reason IS NOT NULL THEN rule_reason
+    WHEN doc_id IN (SELECT doc_id FROM leaking) OR "group" IN (SELECT "group" FROM held) THEN 'holdout.leak'
+END AS early_reason FROM judged
+"""
+
+# Of the rows of one text the first one in keeper order stands for them.
+_EXACT = """
+CREATE OR REPLACE TABLE firsts AS
+SELECT slot, first_value(row_id) OVER (PARTITION BY doc_id ORDER BY {keeper_order}) AS first_row
+FROM marked WHERE is_shared AND NOT is_holdout AND early_reason IS NULL;
+CREATE OR REPLACE VIEW exact AS
+SELECT marked.*, CASE WHEN NOT is_holdout AND early_reason IS NULL THEN coalesce(first_row, row_id) END AS exact_keeper
+FROM marked LEFT JOIN firsts USING (slot)
 """
 
 # Texts that passed and have an edge, by their first rows in keeper order; `near` holds those of them that go, and by which row.
 _STANDING = """
 CREATE OR REPLACE TABLE standing AS
-SELECT row_id, doc_id, n_bytes, row_number() OVER (ORDER BY {keeper_order}) - 1 AS number FROM marked
+SELECT row_id, doc_id, n_bytes, row_number() OVER (ORDER BY {keeper_order}) - 1 AS number FROM exact
 WHERE exact_keeper = row_id AND {has_near} AND doc_id IN (SELECT doc_a FROM edges UNION ALL SELECT doc_b FROM edges);
 CREATE OR REPLACE TABLE near (doc_id VARCHAR, keeper VARCHAR, near_similarity FLOAT, near_kind VARCHAR)
 """
@@ -242,8 +244,8 @@ _NEAR_KEPT = "INSERT INTO near SELECT doc_id, keeper, similarity, $1 FROM near_e
 
 _KEEP = """
 CREATE OR REPLACE VIEW kept AS
-SELECT marked.* EXCLUDE (exact_keeper), coalesce(near.keeper, exact_keeper) AS keeper, near_similarity, near_kind
-FROM marked LEFT JOIN near ON marked.doc_id = near.doc_id AND exact_keeper IS NOT NULL
+SELECT exact.* EXCLUDE (exact_keeper), coalesce(near.keeper, exact_keeper) AS keeper, near_similarity, near_kind
+FROM exact LEFT JOIN near ON exact.doc_id = near.doc_id AND exact_keeper IS NOT NULL
 """
 
 _WANTED = """

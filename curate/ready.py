@@ -27,7 +27,7 @@ from curate.store import Store, digest_of, file_digest, parquet_writer
 from curate.subset import quoted
 
 # Raised whenever what is kept changes its meaning.
-_VERSION = 1
+_VERSION = 2
 _EDGES = pa.schema([
     ("doc_a", pa.string()), ("doc_b", pa.string()), ("similarity", pa.float32()), ("containment_a", pa.float32()),
     ("containment_b", pa.float32()),

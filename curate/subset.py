@@ -1,7 +1,8 @@
 """Which of the rows that passed are taken: ranks, strata, the cut, the pools of the stages and of the replay components.
 
-The last part of `decide`, over its table `kept`. The domain is cut first, because what an epoch draws of the replay components may
-follow from the domain's pool. Amounts are tokens where the recipe has a budget in tokens, else bytes, which are known of every row.
+The last part of `decide`, over its tables `marked` and `kept`. The domain is cut first, because what an epoch draws of the replay
+components may follow from the domain's pool. Amounts are tokens where the recipe has a budget in tokens, else bytes, which are known of
+every row.
 
 The decision: whatever of a row's tokens is not counted is estimated, and every row that the estimate brings near a cut is asked for. A
 cut is final only when no row before it is uncounted, so it is the same whatever had been counted and estimated on the way.
@@ -129,20 +130,21 @@ def _pools(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> list[Pool]:
     return [Pool(*row) for row in connection.execute("SELECT n_tokens, is_all FROM pools ORDER BY stage").fetchall()]
 
 
+# Slots are in the order of row_id.
 _SIZED = """
 CREATE OR REPLACE TABLE sized AS
 WITH passed AS (SELECT * FROM kept WHERE keeper = row_id),
 ranked AS (
-    SELECT slot, row_number() OVER (ORDER BY {order}, row_id) AS rank, {is_past} AS is_past FROM passed WHERE component = {domain}
+    SELECT slot, row_number() OVER (ORDER BY {order}, slot) AS rank, {is_past} AS is_past FROM passed WHERE component = {domain}
     UNION ALL BY NAME
     SELECT slot, row_number() OVER (PARTITION BY component ORDER BY hash_key('pool|{seed}|' || component, doc_id), row_id) AS rank
     FROM passed WHERE component <> {domain}
 ),
 counted AS (
-    SELECT slot, kept.source, kept.component, kept.n_bytes, rank, stratum, is_past, counts.n_tokens AS n_counted
-    FROM kept LEFT JOIN ranked USING (slot)
-    LEFT JOIN counts ON counts.doc_id = kept.doc_id AND counts.masks_key = kept.masks_key
-    WHERE rank IS NOT NULL OR kept.is_holdout
+    SELECT slot, marked.source, marked.component, marked.n_bytes, rank, stratum, is_past, counts.n_tokens AS n_counted
+    FROM marked LEFT JOIN ranked USING (slot)
+    LEFT JOIN counts ON counts.doc_id = marked.doc_id AND counts.masks_key = marked.masks_key
+    WHERE rank IS NOT NULL OR marked.is_holdout
 ),
 ratios AS (SELECT source, sum(n_counted)::DOUBLE / sum(n_bytes) AS ratio FROM counted WHERE n_counted IS NOT NULL GROUP BY source)
 SELECT counted.*, coalesce(n_counted, ceil(n_bytes * coalesce(ratio, {tokens_per_byte})))::BIGINT AS n_estimated

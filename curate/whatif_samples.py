@@ -1,7 +1,8 @@
 """The rows that a change moves and that are nearest to the limit that moved them, with the value that decided and how the text begins.
 
-Stands under `whatif`, over its view `moved_rows`: for a row that goes the limit is the new one, for a row that comes the old one. Only here are
-texts read, three a direction; nearness is the distance to the limit in parts of the limit, so that words, ratios and ranks compare.
+Stands under `whatif`, over its view `moved_rows`: for a row that goes the limit is the new one, for a row that comes the old one. Only
+here are texts read, three a direction; nearness is the distance to the limit in parts of the limit, so that words, ratios and ranks
+compare.
 """
 
 import concurrent.futures

@@ -80,18 +80,18 @@ def _row(number: int, **given: Any) -> dict[str, Any]:
 def _connection(rows: list[dict[str, Any]]) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute(MACROS)
-    connection.register("given", pa.Table.from_pylist(rows))
+    connection.register("given", pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["row_id"]))))
     structs = []
     for name in FAMILIES:
         names = [signal.name for signal in family(name).signals]
         structs.append(f"struct_pack({', '.join(f'{signal} := n_words' for signal in names)}) AS {name}")
     connection.execute(
-        "CREATE TABLE rows AS SELECT hash_key('holdout', \"group\") AS holdout_key,"
+        "CREATE TABLE rows AS SELECT hash_key('holdout', \"group\") AS holdout_key, count(*) OVER (PARTITION BY doc_id) > 1 AS is_shared,"
         f" * EXCLUDE (masks, url, licence, lang, source_id, date, quality), {', '.join(structs)},"
         " date::VARCHAR AS date,"
         " url::VARCHAR AS url, licence::VARCHAR AS licence, lang::VARCHAR AS lang, source_id::VARCHAR AS source_id,"
         " quality::FLOAT AS quality, NULL::FLOAT AS perplexity, NULL::VARCHAR[] AS contaminated,"
-        ' []::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks FROM given'
+        ' []::STRUCT("start" INTEGER, "end" INTEGER, kind VARCHAR)[] AS masks FROM given ORDER BY row_id'
     )
     connection.execute('CREATE TABLE frozen (doc_id VARCHAR, "group" VARCHAR)')
     connection.execute(NO_EDGES)
