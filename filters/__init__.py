@@ -1,7 +1,7 @@
 """Facts about one document: families of signals over text, and the rules that judge them.
 
-`FAMILIES` is the one table of families; `CORPUS_FAMILIES` holds those whose signals only all documents together can tell, which curate
-computes. They map names to where they are defined rather than to the families, so that reading a table compiles and loads nothing; a
+`FAMILIES` is the one table of families; `CORPUS_FAMILIES` holds those whose signals only other documents or a fitted model can tell, which
+curate computes. They map names to where they are defined rather than to the families, so that reading a table compiles and loads nothing; a
 typing error in a row is found when the family is first used, and by a test that loads them all.
 """
 
@@ -24,6 +24,7 @@ FAMILIES: Final[dict[str, str]] = {
 CORPUS_FAMILIES: Final[dict[str, str]] = {
     "paragraphs": "filters.paragraphs:PARAGRAPHS",
     "urls": "filters.urls:URLS",
+    "reference": "filters.reference:REFERENCE",
 }
 
 

@@ -12,11 +12,11 @@ from filters.kernels import MAX_CODE_POINT, Bytes, Ints, Keys, Places, jit
 
 _SPACE = 0x20
 # No character of Unicode 14.0 grows by more than half when it is lower-cased (U+023A: two bytes to three).
-_GROWTH = 3 / 2
+GROWTH = 3 / 2
 
 
 @jit
-def _spell_word(data: Bytes, start: int, end: int, lowered: npt.NDArray[np.uint32], out: Bytes, at: int) -> int:
+def spell_word(data: Bytes, start: int, end: int, lowered: npt.NDArray[np.uint32], out: Bytes, at: int) -> int:
     i = start
     while i < end:
         lead = int(np.int64(data[i]))
@@ -42,7 +42,7 @@ def spell_distinct(
     data: Bytes, doc_starts: Ints, starts: Places, ends: Places, hashes: Keys, lowered: npt.NDArray[np.uint32], piece_words: int
 ) -> tuple[Bytes, Ints, Ints]:
     n_docs, n_words = len(doc_starts) - 1, len(starts)
-    out = np.empty(int(len(data) * _GROWTH) + n_words, np.uint8)
+    out = np.empty(int(len(data) * GROWTH) + n_words, np.uint8)
     piece_starts = np.zeros(n_docs + 1, np.int64)
     # A document has at most one piece more than it has runs of half a piece.
     offsets = np.zeros(n_docs + 2 * n_words // piece_words + 2, np.int64)
@@ -74,7 +74,7 @@ def spell_distinct(
                 if k > piece * piece_words:
                     out[at] = _SPACE
                     at += 1
-                at = _spell_word(data, starts[chosen[k]], ends[chosen[k]], lowered, out, at)
+                at = spell_word(data, starts[chosen[k]], ends[chosen[k]], lowered, out, at)
             n_pieces += 1
             offsets[n_pieces] = at
         piece_starts[doc + 1] = n_pieces
