@@ -127,7 +127,7 @@ def _read(batches: Iterable[TextBatch]) -> tuple[Keys, pa.LargeStringArray, Pack
 
 
 def _distinct(keys: Keys) -> tuple[Keys, Ints]:
-    """Give the distinct keys in ascending order, and a place of each, by one sort: numpy.unique hashes, which takes several times as long."""
+    """Give the distinct keys in ascending order, and a place of each, by one sort: numpy.unique hashes, which takes longer."""
     by_key = np.argsort(keys)
     ascending = keys[by_key]
     is_first = _is_first(ascending)

@@ -137,12 +137,12 @@ def extend(
         for j in range(start, end):
             found = _look_up(table, n_buckets, keys[j], np.uint64(buckets[j - start]))
             is_there = found >= 0
-            i, value = np.uint64(places[j]), np.uint64(probability_at(found if is_there else 0))
+            place, value = np.uint64(places[j]), np.uint64(probability_at(found if is_there else 0))
             # Both are read, so that the choice between them is no branch.
-            score, backoff, otherwise = values[value], values[value + np.uint64(4)], scores[i] + weights[j]
-            scores[i] = score if is_there else otherwise
-            backoffs[i] = backoff if is_there else np.float32(0.0)
-            grams[i] = np.uint32(found)  # -1 is NONE
+            score, backoff, otherwise = values[value], values[value + np.uint64(4)], scores[place] + weights[j]
+            scores[place] = score if is_there else otherwise
+            backoffs[place] = backoff if is_there else np.float32(0.0)
+            grams[place] = np.uint32(found)  # -1 is NONE
     return seen
 
 
