@@ -130,12 +130,11 @@ def _pools(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> list[Pool]:
     return [Pool(*row) for row in connection.execute("SELECT n_tokens, is_all FROM pools ORDER BY stage").fetchall()]
 
 
-# Slots are in the order of row_id.
 _SIZED = """
 CREATE OR REPLACE TABLE sized AS
 WITH passed AS (SELECT * FROM kept WHERE keeper = row_id),
 ranked AS (
-    SELECT slot, row_number() OVER (ORDER BY {order}, slot) AS rank, {is_past} AS is_past FROM passed WHERE component = {domain}
+    SELECT slot, row_number() OVER (ORDER BY {order}, row_id) AS rank, {is_past} AS is_past FROM passed WHERE component = {domain}
     UNION ALL BY NAME
     SELECT slot, row_number() OVER (PARTITION BY component ORDER BY hash_key('pool|{seed}|' || component, doc_id), row_id) AS rank
     FROM passed WHERE component <> {domain}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.annotate import Facts, signals_schema
-from curate.corpus import ROW_ID
+from curate.corpus import NUMBER, ROW_ID
 from curate.store import Store, digest_of
 from filters.urls import URLS
 
@@ -37,7 +37,7 @@ def url_facts(store: Store, connection: duckdb.DuckDBPyConnection, shards: Seque
         connection.execute(_ADDRESSED, [number])
         connection.unregister("incoming")
         sizes.append(table.num_rows)
-    connection.execute(_PLACED.format(row_id=ROW_ID))
+    connection.execute(_PLACED.format(row_id=ROW_ID.format(number=NUMBER)))
     for number, (shard, n_rows) in enumerate(zip(names, sizes, strict=True)):
         store.write_table(facts.path(shard), connection.sql(_SIGNALS, params=[n_rows, number]).to_arrow_table().cast(facts.schema))
     for name in ("addressed", "placed"):
