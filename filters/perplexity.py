@@ -18,6 +18,7 @@ from filters import perplexity_kernels as kernels
 from filters.chars import lowered
 from filters.columns import TextBatch
 from filters.kernels import Ints
+from filters.minhash import word_hashes
 from filters.ngram_files import load, save, write_arpa
 from filters.ngrams import OVERLAP_WORDS, NgramModel, fit, word_keys
 from filters.perplexity_kernels import Doubles
@@ -38,7 +39,7 @@ def log10_probabilities(model: NgramModel, batch: TextBatch) -> tuple[Doubles, I
     grams, scores, backoffs = np.empty(n, np.uint32), np.empty(n, np.float32), np.empty(n, np.float32)
     room = np.empty(n, np.int32), np.empty(n, np.uint64), np.empty(n, np.float32)
     table = model.tables[0]
-    kernels.find_words(table, table.view(np.float32), model.n_buckets(1), words.doc_starts, word_keys(batch), grams, scores, backoffs)
+    kernels.find_words(table, table.view(np.float32), model.n_buckets(1), words.doc_starts, word_hashes(batch), grams, scores, backoffs)
     ids = grams.copy()
     for order in range(2, model.order + 1):
         table = model.tables[order - 1]

@@ -27,8 +27,8 @@ EMPTY = np.uint64((1 << 63) - 1)
 # No n-gram: no name is this large.
 NONE = np.uint32(0xFFFF_FFFF)
 IN_BUCKET = 4
-# Words whose buckets are fetched together: their cache lines fit into the first cache.
-_BLOCK = 256
+# Words whose buckets are fetched together: their cache lines fit into the first cache, with room for what else is at hand.
+_BLOCK = 64
 _GRAM_FACTOR = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
@@ -55,56 +55,85 @@ def insert(table: Keys, n_buckets: int, keys: Keys, names: Packed) -> None:
 
 
 @jit
-def _fetch(table: Keys, n_buckets: int, keys: Keys, start: int, end: int, buckets: Packed) -> np.uint64:
-    """Touch the first bucket of each key, and say which it is: nothing here waits for what memory says."""
-    seen = np.uint64(0)
-    for i in range(start, end):
-        bucket = first_bucket(keys[i], n_buckets)
-        buckets[i - start] = bucket
-        seen ^= table[np.uint64(8 * bucket)]
+def _search(table: Keys, n_buckets: int, key: np.uint64, bucket: int) -> np.uint32:
+    """Give the name of a key that is not in this bucket, or NONE."""
+    while True:
+        bucket = bucket + 1 if bucket + 1 < n_buckets else 0
+        for place in range(IN_BUCKET):
+            if table[8 * bucket + place] & ~GOES_ON == key:
+                return np.uint32(IN_BUCKET * bucket + place)
+        if table[8 * bucket + 3] < GOES_ON:
+            return NONE
+
+
+@jit
+def _look_up(table: Keys, n_buckets: int, keys: Keys, names: Packed, places: Keys, late: Places) -> np.uint64:
+    """Give the name of each of a block of keys, or NONE.
+
+    Four loops, each of one kind of work: the first is vectorised, the second waits for nothing that memory says, so that it works on many
+    lines at once, the third has no branch that depends on what was found. What some few full buckets pass on comes last.
+    """
+    n, n_late, seen = np.uint64(n_buckets), np.int64(0), np.uint64(0)
+    for i in range(len(keys)):
+        mixed = (keys[i] ^ (keys[i] >> np.uint64(29))) * MULTIPLIER
+        places[i] = (((mixed >> np.uint64(32)) * n) >> np.uint64(32)) << np.uint64(3)
+    for i in range(len(keys)):
+        seen ^= table[places[i]]
+    for i in range(len(keys)):
+        at, key = places[i], keys[i]
+        last = table[at + np.uint64(3)]
+        is_0, is_1 = np.uint64(table[at] == key), np.uint64(table[at + np.uint64(1)] == key)
+        is_2, is_3 = np.uint64(table[at + np.uint64(2)] == key), np.uint64(last & ~GOES_ON == key)
+        is_there = is_0 | is_1 | is_2 | is_3
+        name = (at >> np.uint64(1)) + is_1 + np.uint64(2) * is_2 + np.uint64(3) * is_3
+        names[i] = np.uint32(name | (is_there - np.uint64(1)))
+        late[n_late] = i
+        n_late += np.int64((np.uint64(1) - is_there) & (last >> np.uint64(63)))
+    for i in range(n_late):
+        names[late[i]] = _search(table, n_buckets, keys[late[i]], int(np.int64(places[late[i]] >> np.uint64(3))))
     return seen
 
 
 @jit
-def _look_up(table: Keys, n_buckets: int, key: np.uint64, bucket: np.uint64) -> int:
-    """Give the name of a key, or -1."""
-    while True:
-        at = bucket * np.uint64(8)
-        last = table[at + np.uint64(3)]
-        # Sums, because a choice would be compiled to branches that nobody foresees.
-        place = int(table[at] == key) + 2 * int(table[at + np.uint64(1)] == key) + 3 * int(table[at + np.uint64(2)] == key)
-        place += 4 * int(last & ~GOES_ON == key)
-        if place != 0 or last < GOES_ON or last == EMPTY:
-            return int(np.int64(bucket)) * IN_BUCKET + place - 1 if place != 0 else -1
-        bucket = bucket + np.uint64(1) if bucket + np.uint64(1) < np.uint64(n_buckets) else np.uint64(0)
-
-
-@jit
-def probability_at(name: int) -> int:
+def probability_at(name: np.uint64) -> np.uint64:
     """Where log10 of a probability is in the table as float32; its backoff weight is IN_BUCKET after it."""
-    return 16 * (name >> 2) + 8 + (name & 3)
+    return ((name >> np.uint64(2)) << np.uint64(4)) + np.uint64(8) + (name & np.uint64(3))
 
 
 @jit
 def find_words(
     table: Keys, values: Singles, n_buckets: int, doc_starts: Ints, hashes: Keys, grams: Packed, scores: Singles, backoffs: Singles
 ) -> np.uint64:
-    """Look up every word of the documents, each between <s> and </s>, which with <unk> before them follow the buckets."""
-    unk, at, seen = IN_BUCKET * n_buckets, 0, np.uint64(0)
-    buckets = np.empty(_BLOCK, np.uint32)
+    """Look up every word of the documents, each between <s> and </s>, which with <unk> before them follow the buckets.
+
+    A word that is not known has the values of <unk>, and NONE for a name: it is in no n-gram.
+    """
+    unk, seen = np.uint32(IN_BUCKET * n_buckets), np.uint64(0)
+    begin, end = probability_at(np.uint64(unk) + np.uint64(1)), probability_at(np.uint64(unk) + np.uint64(2))
     for doc in range(len(doc_starts) - 1):
-        grams[at], scores[at], backoffs[at] = unk + 1, 0.0, values[probability_at(unk + 1) + IN_BUCKET]
-        at += 1
-        for start in range(doc_starts[doc], doc_starts[doc + 1], _BLOCK):
-            end = min(start + _BLOCK, doc_starts[doc + 1])
-            seen ^= _fetch(table, n_buckets, hashes, start, end, buckets)
-            for i in range(start, end):
-                found = _look_up(table, n_buckets, hashes[i], np.uint64(buckets[i - start]))
-                value = np.uint64(probability_at(found if found >= 0 else unk))
-                grams[at], scores[at], backoffs[at] = found if found >= 0 else unk, values[value], values[value + np.uint64(4)]
-                at += 1
-        grams[at], scores[at], backoffs[at] = unk + 2, values[probability_at(unk + 2)], 0.0
-        at += 1
+        first, last = doc_starts[doc] + 2 * doc, doc_starts[doc + 1] + 2 * doc + 1
+        grams[first], scores[first], backoffs[first] = unk + np.uint32(1), 0.0, values[begin + np.uint64(IN_BUCKET)]
+        grams[last], scores[last], backoffs[last] = unk + np.uint32(2), values[end], 0.0
+    keys, names = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint32)
+    places, late = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.int32)
+    doc = 0
+    for start in range(0, len(hashes), _BLOCK):
+        n = min(_BLOCK, len(hashes) - start)
+        some = hashes[start : start + n]
+        for i in range(n):
+            key = some[i] & ~GOES_ON
+            keys[i] = key - np.uint64(key == EMPTY)
+        seen ^= _look_up(table, n_buckets, keys[:n], names, places, late)
+        i = 0
+        while i < n:
+            while doc_starts[doc + 1] <= start + i:
+                doc += 1
+            stop = min(n, doc_starts[doc + 1] - start)
+            at = np.uint64(start + 2 * doc + 1)
+            for k in range(i, stop):
+                value, to = probability_at(np.uint64(min(names[k], unk))), at + np.uint64(k)
+                grams[to], scores[to], backoffs[to] = names[k], values[value], values[value + np.uint64(IN_BUCKET)]
+            i = stop
     return seen
 
 
@@ -118,31 +147,30 @@ def extend(
     probability of the word so far: of the longest n-gram that is there, with the weights of the longer contexts that are there.
     `room` is for what is looked up: as many places, keys and weights as there are words.
     """
-    places, keys, weights = room
+    at, keys, weights = room
     n, seen = 0, np.uint64(0)
     for i in range(1, len(words)):
         # An n-gram is there only where the two shorter ones in it are.
         is_possible = (grams[i - 1] != NONE) & (grams[i] != NONE)
         weight = backoffs[i - 1]
-        places[n], weights[n] = i, weight
+        at[n], weights[n] = i, weight
         keys[n] = (np.uint64(grams[i - 1]) << np.uint64(32)) | np.uint64(words[i])
         scores[i] += np.float32(0.0) if is_possible else weight
         n += int(is_possible)
     grams[:] = NONE
     backoffs[:] = 0.0
-    buckets = np.empty(_BLOCK, np.uint32)
+    names, places, late = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.int32)
     for start in range(0, n, _BLOCK):
         end = min(start + _BLOCK, n)
-        seen ^= _fetch(table, n_buckets, keys, start, end, buckets)
-        for j in range(start, end):
-            found = _look_up(table, n_buckets, keys[j], np.uint64(buckets[j - start]))
-            is_there = found >= 0
-            place, value = np.uint64(places[j]), np.uint64(probability_at(found if is_there else 0))
-            # Both are read, so that the choice between them is no branch.
-            score, backoff, otherwise = values[value], values[value + np.uint64(4)], scores[place] + weights[j]
-            scores[place] = score if is_there else otherwise
-            backoffs[place] = backoff if is_there else np.float32(0.0)
-            grams[place] = np.uint32(found)  # -1 is NONE
+        seen ^= _look_up(table, n_buckets, keys[start:end], names, places, late)
+        for j in range(end - start):
+            is_there = np.uint64(names[j] != NONE)
+            value = probability_at(np.uint64(names[j]) * is_there)
+            there = np.float32(is_there)
+            to = np.uint64(at[start + j])
+            scores[to] = there * values[value] + (np.float32(1.0) - there) * (scores[to] + weights[start + j])
+            backoffs[to] = there * values[value + np.uint64(IN_BUCKET)]
+            grams[to] = names[j]
     return seen
 
 
@@ -184,13 +212,12 @@ def long_gram_hashes(doc_starts: Ints, hashes: Keys, n_words: int) -> tuple[Ints
 def count_known(table: Keys, n_buckets: int, starts: Ints, keys: Keys) -> tuple[Ints, np.uint64]:
     """Count each document's keys that are in the table."""
     found, seen = np.zeros(len(starts) - 1, np.int64), np.uint64(0)
-    buckets = np.empty(_BLOCK, np.uint32)
+    names, places, late = np.empty(len(keys), np.uint32), np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.int32)
+    for start in range(0, len(keys), _BLOCK):
+        seen ^= _look_up(table, n_buckets, keys[start : start + _BLOCK], names[start : start + _BLOCK], places, late)
     for doc in range(len(starts) - 1):
-        for start in range(starts[doc], starts[doc + 1], _BLOCK):
-            end = min(start + _BLOCK, starts[doc + 1])
-            seen ^= _fetch(table, n_buckets, keys, start, end, buckets)
-            for i in range(start, end):
-                found[doc] += _look_up(table, n_buckets, keys[i], np.uint64(buckets[i - start])) >= 0
+        for i in range(starts[doc], starts[doc + 1]):
+            found[doc] += np.int64(names[i] != NONE)
     return found, seen
 
 
