@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from curate.executor import Run, Size
 from curate.recipe import Dedup
 from curate.store import Store, digest_of
-from filters import FAMILIES, bags, family, minhash, paragraphs
+from filters import FAMILIES, bags, family, minhash, paragraphs, perplexity
 from filters.columns import TextBatch
 from filters.spec import Family
 
@@ -100,6 +100,8 @@ def warm_up() -> None:
     starts, hashes = minhash.shingles(batch)
     minhash.jaccard(starts[:1], starts[1:], starts[:1], starts[1:], hashes)
     minhash.containment(starts[:1], starts[1:], starts[:1], starts[1:], hashes)
+    perplexity.overlaps(model := perplexity.fit([batch], order=3), batch)
+    perplexity.perplexities(model, batch, min_words=1)
 
 
 def _signals(name: str, documents: pa.RecordBatch, texts: TextBatch) -> Sequence[pa.Array]:

@@ -30,7 +30,7 @@ from curate import (
     paragraphs,
     ready,
     report,
-    scorers,
+    scoring,
     stages,
     tokens,
     urls,
@@ -38,6 +38,7 @@ from curate import (
 from curate.annotate import Facts, annotate, band_facts
 from curate.decide import decide
 from curate.executor import Run, Size
+from curate.expressions import guard_note
 from curate.ingest import Ingested, ingest
 from curate.manifest import Manifest, ManifestError
 from curate.portable import portable
@@ -82,15 +83,16 @@ def build(
     refuse_lower_holdout(store, recipe)
     if recipe.is_sample:
         ensure_sample(store)
+    if guard := guard_note(recipe.select):
+        sys.stderr.write(f"{guard}\n")
     of_texts = [name for name in recipe.families_to_compute() if name not in CORPUS_FAMILIES]
     facts = {name: families.facts_of(recipe.families, name) for name in of_texts}
     ingested = ingest(store, recipe.sources, run=run, rehash=rehash)
     check_quarantine(recipe, ingested)
     parent = parent_of(store, recipe)
     frozen = evalset.inherited(store, parent, recipe)
-    found = [scorers.resolve_quality(store, recipe, ingested, refit="quality" in refit, run=run)] if "quality" in recipe.scorers else []
-    if found:
-        facts["quality"] = scorers.quality_facts(store, found[0])
+    found = scoring.resolve(store, recipe, ingested, refit=refit, run=run)
+    facts |= scoring.facts_of(store, found)
     bands = None if recipe.dedup.threshold is None else band_facts(recipe.dedup)
     shards = _annotate(store, recipe, ingested, [*facts.values(), *([bands] if bands else [])], run)
     with database(store, memory, sum(ingested[source.name].n_rows for source in recipe.decided_sources())) as connection:

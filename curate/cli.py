@@ -24,6 +24,8 @@ from curate.recipe import DomainError, Recipe
 from curate.recipe_file import read_recipe
 from curate.sample import make_sample
 from curate.sandbox import QueryError
+from curate.scorer_compare import compare_scorers
+from curate.scorer_print import print_comparison
 from curate.store import Store
 from curate.tables import print_json, print_table, terminal
 from curate.verify import verify
@@ -138,14 +140,20 @@ def list_command(root: Root = ".", as_json: Json = False) -> None:
 
 
 @app.command("show")
-def show_command(version: Version, root: Root = ".", as_json: Json = False) -> None:
+def show_command(
+    version: Version,
+    scorers: Annotated[bool, typer.Option("--scorers", help="Compare quality and perplexity instead: ranks, subsets, samples.")] = False,
+    root: Root = ".",
+    as_json: Json = False,
+) -> None:
     """Show a version: funnel, sources, components and the reasons of what was dropped."""
     store = Store(root)
-    data = report.summary(store, manifest.load(store, version))
+    chosen = manifest.load(store, version)
+    data = compare_scorers(store, chosen) if scorers else report.summary(store, chosen)
     if as_json:
         print_json(data)
     else:
-        report.print_summary(terminal(), data)
+        (print_comparison if scorers else report.print_summary)(terminal(), data)
 
 
 @app.command("report")

@@ -54,7 +54,7 @@ def decide(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Wanted | No
 
 def estimate(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> None:
     """Decide without counting, into the table `outcome`: what happens to each row, by its `slot` (rowid) in `rows`, with its source,
-    component, n_bytes and quality.
+    component, n_bytes and scores.
 
     Its `n_estimated` is, of every row that was ranked or held out, the count, or else what its source's bytes per token give; `n_tokens` is
     null where there is no count.
@@ -163,7 +163,8 @@ def _texts(values: Iterable[str]) -> str:
 # Tables on the way hold only what is decided by; a row's other columns are taken from `rows` at the end, by its slot there.
 _JUDGE = """
 CREATE OR REPLACE VIEW judged AS
-SELECT rowid AS slot, row_id, doc_id, "group", source, component, source_place, n_bytes, date, quality, masks_key(masks) AS masks_key,
+SELECT rowid AS slot, row_id, doc_id, "group", source, component, source_place, n_bytes, date, quality, perplexity,
+    masks_key(masks) AS masks_key,
     coalesce({rules}, CASE WHEN NOT {is_chosen} THEN 'select.where' END) AS rule_reason,
     {order_value} AS order_value, {stratum} AS stratum, holdout_key < holdout_bound AS is_holdout, is_shared
 FROM rows
@@ -262,7 +263,7 @@ GROUP BY doc_id, masks_key(masks), masks::VARCHAR ORDER BY shard, "row"
 _OUTCOME = """
 CREATE OR REPLACE TABLE outcome AS
 WITH final AS (
-    SELECT slot, source, component, n_bytes, quality, is_holdout, cut.rank, n_counted, n_estimated, n_through,
+    SELECT slot, source, component, n_bytes, quality, perplexity, is_holdout, cut.rank, n_counted, n_estimated, n_through,
         rule_reason IS NULL AS is_eligible,
         CASE WHEN keeper <> row_id THEN keeper END AS dup_of,
         CASE WHEN keeper <> row_id THEN coalesce(near_kind, 'exact') END AS dup_kind,

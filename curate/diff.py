@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from curate.expressions import BEST_FIRST
 from curate.manifest import Manifest, ManifestError, attach, part_paths
 from curate.sandbox import file_list, quoted
 from curate.store import Store
@@ -33,12 +34,13 @@ def diff(store: Store, before: Manifest, after: Manifest) -> dict[str, Any]:
         try:
             connection.execute(f"CREATE VIEW b AS FROM read_parquet({file_list([store.url(path) for path in part_paths(store, after)])})")
             connection.execute(_MOVED)
-            deciles = _deciles(connection)
+            deciles = {name: _deciles(connection, name) for name in BEST_FIRST}
             found = {
                 "totals": _rows(connection, _TOTALS)[0],
                 "sources": _rows(connection, _SOURCES),
                 "reasons": _rows(connection, _REASONS),
-                "deciles": deciles,
+                "deciles": deciles["quality"],
+                "perplexity_deciles": deciles["perplexity"],
             }
         except duckdb.Error as error:
             why = " ".join(str(error).split())
@@ -145,15 +147,17 @@ def _named(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _deciles(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]] | None:
-    """Count the domain's rows that moved by the decile of quality that they are in among the rows that passed, the best first.
+def _deciles(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, Any]] | None:
+    """Count the domain's rows that moved by the decile of a score that they are in among the rows that passed, the best first.
 
-    Those that went out by the deciles before, those that came in by those after; None where a version has no scores.
+    Those that went out by the deciles before, those that came in by those after; None where a version has no such scores.
     """
-    edges = [connection.execute(_EDGES.format(table=table)).fetchall()[0][0] for table in "ab"]
+    edges = [connection.execute(_EDGES.format(table=table, name=name)).fetchall()[0][0] for table in "ab"]
     if None in edges:
         return None
-    return _rows(connection, _DECILES, {"before": edges[0], "after": edges[1]})
+    reaches, place, end = (">=", "10 - decile", "from") if BEST_FIRST[name] == "DESC" else ("<=", "decile", "up_to")
+    query = _DECILES.format(name=name, reaches=reaches, place=place, end=end)
+    return _rows(connection, query, {"before": edges[0], "after": edges[1]})
 
 
 def _components(before: Manifest, after: Manifest) -> list[dict[str, Any]]:
@@ -175,7 +179,7 @@ def _components(before: Manifest, after: Manifest) -> list[dict[str, Any]]:
     return rows
 
 
-def _remarks(before: Manifest, after: Manifest, deciles: Sequence[Any] | None) -> Iterator[str]:
+def _remarks(before: Manifest, after: Manifest, deciles: Mapping[str, Sequence[Any] | None]) -> Iterator[str]:
     if before.version == after.version:
         yield f"both are {before.version}"
     if before.info["decision"] == after.info["decision"]:
@@ -191,9 +195,10 @@ def _remarks(before: Manifest, after: Manifest, deciles: Sequence[Any] | None) -
     scorers = [[model["sha256"] for scorer in one.info["scorers"] for model in scorer["models"]] for one in (before, after)]
     if all(scorers) and scorers[0] != scorers[1]:
         yield "the versions are scored by other models: deciles are each version's own"
-    if deciles is None:
-        without = " and ".join(one.version for one, models in zip((before, after), scorers, strict=True) if not models)
-        yield f"there are no deciles of quality, because {without or 'a version'} has no scores"
+    for name, found in deciles.items():
+        without = [one.version for one in (before, after) if all(scorer["name"] != name for scorer in one.info["scorers"])]
+        if found is None and (name == "quality" or len(without) < 2):
+            yield f"there are no deciles of {name}, because {' and '.join(without) or 'a version'} has no scores"
     if before.is_sample != after.is_sample:
         yield f"{(before if before.is_sample else after).version} is of the sample corpus, the other is not"
 
@@ -207,8 +212,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str
 _MOVED = """
 CREATE TABLE moved AS
 WITH here AS (FROM a WHERE split = 'train'), there AS (FROM b WHERE split = 'train'),
-gone AS (SELECT row_id, doc_id, source, component, n_tokens, n_bytes, quality FROM here ANTI JOIN there USING (row_id)),
-come AS (SELECT row_id, doc_id, source, component, n_tokens, n_bytes, quality FROM there ANTI JOIN here USING (row_id))
+gone AS (SELECT row_id, doc_id, source, component, n_tokens, n_bytes, quality, perplexity FROM here ANTI JOIN there USING (row_id)),
+come AS (SELECT row_id, doc_id, source, component, n_tokens, n_bytes, quality, perplexity FROM there ANTI JOIN here USING (row_id))
 SELECT 'out' AS direction, gone.*, coalesce(b.reason, b.split, 'not read') AS reason,
     gone.doc_id IN (SELECT doc_id FROM there) AS is_same_text
 FROM gone LEFT JOIN b USING (row_id)
@@ -244,17 +249,18 @@ FROM moved GROUP BY direction, reason ORDER BY direction DESC, rows DESC, reason
 """
 
 _EDGES = """
-SELECT quantile_disc(quality, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) FROM {table}
-WHERE component = 'domain' AND rank IS NOT NULL AND quality IS NOT NULL
+SELECT quantile_disc({name}, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) FROM {table}
+WHERE component = 'domain' AND rank IS NOT NULL AND {name} IS NOT NULL
 """
 
 _DECILES = f"""
 WITH placed AS (
     SELECT direction AS side, n_tokens, n_bytes,
-        10 - len(list_filter(CASE direction WHEN 'out' THEN $before ELSE $after END::FLOAT[], lambda edge: quality >= edge)) AS decile
-    FROM moved WHERE component = 'domain' AND quality IS NOT NULL
+        10 - len(list_filter(CASE direction WHEN 'out' THEN $before ELSE $after END::FLOAT[],
+            lambda edge: {{name}} {{reaches}} edge)) AS decile
+    FROM moved WHERE component = 'domain' AND {{name}} IS NOT NULL
 )
-SELECT decile, ($before::FLOAT[])[10 - decile] AS from_before, ($after::FLOAT[])[10 - decile] AS from_after, {_MOVES}
+SELECT decile, ($before::FLOAT[])[{{place}}] AS {{end}}_before, ($after::FLOAT[])[{{place}}] AS {{end}}_after, {_MOVES}
 FROM range(1, 11) AS t(decile) LEFT JOIN placed USING (decile) GROUP BY decile ORDER BY decile
 """
 
@@ -264,7 +270,8 @@ _ROWS = (
     " CASE WHEN a.split = 'train' THEN 'out' ELSE 'in' END AS direction,"
     " CASE WHEN a.split = 'train' THEN coalesce(b.reason, b.split, 'not read') ELSE coalesce(a.reason, a.split, 'not read') END AS reason,"
     " CASE WHEN a.split = 'train' THEN a.n_tokens ELSE b.n_tokens END AS n_tokens,"
-    " a.quality AS quality_before, b.quality AS quality_after, coalesce(b.url, a.url) AS url"
+    " a.quality AS quality_before, b.quality AS quality_after, a.perplexity AS perplexity_before, b.perplexity AS perplexity_after,"
+    " coalesce(b.url, a.url) AS url"
     " FROM a FULL JOIN b USING (row_id)"
     " WHERE coalesce(a.split = 'train', false) <> coalesce(b.split = 'train', false) ORDER BY row_id"
 )

@@ -72,16 +72,20 @@ def _print_moves(console: Console, data: Mapping[str, Any]) -> None:
         table.add_row(Text(row["direction"], style=style), Text(printable(row["reason"])), *counts)
     console.print(table)
     console.print(f"out: {why['out']}; in: {why['in']}", style="dim", highlight=False)
-    if data["deciles"] is not None:
-        heading = ["decile", f"quality in {data['before']['version']}", "rows out", f"{unit} out"]
-        table = _table(
-            "Domain by quality, the best tenth first", [*heading, f"quality in {data['after']['version']}", "rows in", f"{unit} in"]
-        )
-        for row in data["deciles"]:
-            sides = [(row["from_before"], "out"), (row["from_after"], "in")]
-            cells = [cell for edge, side in sides for cell in (_from(edge), f"{row[f'rows_{side}']:,}", f"{row[f'{unit}_{side}']:,}")]
-            table.add_row(str(row["decile"]), *cells)
-        console.print(table)
+    for name, key, end in (("quality", "deciles", "from"), ("perplexity", "perplexity_deciles", "up_to")):
+        if data[key] is not None:
+            _print_deciles(console, data, name, key, end)
+
+
+def _print_deciles(console: Console, data: Mapping[str, Any], name: str, key: str, end: str) -> None:
+    unit = _unit(data)
+    heading = ["decile", f"{name} in {data['before']['version']}", "rows out", f"{unit} out"]
+    table = _table(f"Domain by {name}, the best tenth first", [*heading, f"{name} in {data['after']['version']}", "rows in", f"{unit} in"])
+    for row in data[key]:
+        sides = [(row[f"{end}_before"], "out"), (row[f"{end}_after"], "in")]
+        cells = [cell for edge, side in sides for cell in (_edge(edge, end), f"{row[f'rows_{side}']:,}", f"{row[f'{unit}_{side}']:,}")]
+        table.add_row(str(row["decile"]), *cells)
+    console.print(table)
 
 
 def _print_components(console: Console, data: Mapping[str, Any]) -> None:
@@ -98,8 +102,9 @@ def _change(before: Any, after: Any) -> str:
     return words[0] if before == after else " -> ".join(words)
 
 
-def _from(edge: float | None) -> str:
-    return "below" if edge is None else f"from {edge:.4f}"
+def _edge(edge: float | None, end: str) -> str:
+    words, beyond = ("from", "below") if end == "from" else ("up to", "above")
+    return beyond if edge is None else f"{words} {edge:.4f}"
 
 
 def _unit(data: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from curate.expressions import ranks_by_quality
+from curate.expressions import BEST_FIRST, score_of
 from curate.manifest import MASKS, Manifest, ManifestError
 from curate.recipe import DOMAIN_COMPONENT, Recipe
 from curate.store import Store, digest_of
@@ -41,10 +41,13 @@ def drawn(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> pa.Table:
     Where the recipe selects by score, the domain's list takes rows like those that were selected (at or above the cut), and the
     lists of the others rows below it: what the domain gains must not count as what the general text keeps.
     """
-    cut = "NULL::FLOAT"
-    if ranks_by_quality(recipe.select):
-        cut = f"(SELECT min(quality) FROM decided WHERE split = 'train' AND component = '{DOMAIN_COMPONENT}')"
-    return connection.sql(_DRAW.format(n_docs=N_DOCS, n_bytes=N_BYTES, cut=cut, domain=DOMAIN_COMPONENT)).to_arrow_table().cast(_SCHEMA)
+    score, cut, reaches = score_of(recipe.select), "NULL::FLOAT", "true"
+    if score is not None:
+        worst, at_least = ("min", ">=") if BEST_FIRST[score] == "DESC" else ("max", "<=")
+        cut = f"(SELECT {worst}({score}) FROM decided WHERE split = 'train' AND component = '{DOMAIN_COMPONENT}')"
+        reaches = f"{score} {at_least} cut"
+    query = _DRAW.format(n_docs=N_DOCS, n_bytes=N_BYTES, cut=cut, reaches=reaches, domain=DOMAIN_COMPONENT)
+    return connection.sql(query).to_arrow_table().cast(_SCHEMA)
 
 
 def kept(store: Store, table: pa.Table, components: Iterable[str]) -> dict[str, Any]:
@@ -75,7 +78,7 @@ _DRAW = """
 WITH unique_texts AS (
     SELECT *, row_number() OVER (PARTITION BY component, doc_id ORDER BY row_id) AS occurrence
     FROM decided, (SELECT {cut} AS cut) WHERE split = 'holdout' AND is_eligible
-    AND (cut IS NULL OR CASE WHEN component = '{domain}' THEN quality >= cut ELSE quality IS NULL OR quality < cut END)
+    AND (cut IS NULL OR CASE WHEN component = '{domain}' THEN {reaches} ELSE ({reaches}) IS NOT TRUE END)
 ),
 ordered AS (
     SELECT *, row_number() OVER w AS place, sum(n_bytes) OVER w - n_bytes AS n_before

@@ -68,6 +68,11 @@ _NUMBERS = (
     "UBIGINT",
 )
 _RANDOM = "random"
+# Where the best scores stand.
+BEST_FIRST = {"quality": "DESC", "perplexity": "ASC"}
+# What guards a ranking by perplexity unless a recipe says otherwise: short and templated texts have the lowest (docs/perplexity.md).
+LENGTH_STRATA = "floor(log2(n_words))"
+HAS_PERPLEXITY = "perplexity IS NOT NULL"
 
 # A column by itself, or a family and its signal.
 Name = tuple[str, ...]
@@ -151,13 +156,37 @@ def check(recipe: Recipe) -> Selection:
     return found
 
 
-def ranks_by_quality(select: Select | Mapping[str, Any]) -> bool:
-    """Say whether the best scores are taken first, everywhere alike, so that the lowest score taken is a cut."""
+def guarded(select: Select, given: Mapping[str, Any]) -> Select:
+    """Fill in what guards a ranking whose first key names perplexity: strata of length, and only rows that have a score.
+
+    `given` holds the keys that a recipe sets; these stay as they are, `false` (none) too. A threshold is one for all rows, without strata.
+    """
+    if not _begins_with_perplexity(select):
+        return select
+    strata = select.stratify_by if "stratify_by" in given or select.threshold is not None else LENGTH_STRATA
+    return dataclasses.replace(select, stratify_by=strata, where=select.where if "where" in given else HAS_PERPLEXITY)
+
+
+def guard_note(select: Select) -> str | None:
+    """Say in one line what guards a ranking by perplexity, where something does."""
+    guards = [("stratify_by", select.stratify_by, LENGTH_STRATA), ("where", select.where, HAS_PERPLEXITY)]
+    said = [f'select.{key} = "{guard}"' for key, value, guard in guards if value == guard]
+    return f"ranking by perplexity: {' and '.join(said)}; false switches either off" if said and _begins_with_perplexity(select) else None
+
+
+def score_of(select: Select | Mapping[str, Any]) -> str | None:
+    """Name the score of which the best come first, everywhere alike, so that the worst one taken is a cut; None where there is none."""
     order_by, strata = (
         (select.order_by, select.stratify_by) if isinstance(select, Select) else (select["order_by"], select.get("stratify_by"))
     )
     first = _order(order_by)[0]
-    return strata is None and first.expression == Expression("quality", (("quality",),)) and first.direction == "DESC"
+    found = [name for name, best in BEST_FIRST.items() if first.expression == Expression(name, ((name,),)) and first.direction == best]
+    return found[0] if found and strata is None else None
+
+
+def _begins_with_perplexity(select: Select) -> bool:
+    first = _order(select.order_by)[0].expression
+    return first is not None and ("perplexity",) in first.names
 
 
 @functools.lru_cache(maxsize=256)
@@ -266,6 +295,10 @@ def _check_name(recipe: Recipe, key: str, name: Name) -> None:
     families = recipe.families_to_compute()
     if len(name) == 1 and name[0] in COLUMNS:
         return
+    if name[0] == "reference" and name[0] not in families:
+        raise DomainError(
+            f"{key} names {shown!r}, which is computed only by the scorer perplexity, with a model fitted here; add it to scorers"
+        )
     if name[0] in (*recipe.families, *CORPUS_FAMILIES) and name[0] not in families:
         raise DomainError(f"{key} names {shown!r}, but {name[0]!r} is computed only where rules name it; add it to rules")
     if len(name) == 2 and name[0] in families:

@@ -1,7 +1,7 @@
 """What is fitted is pinned: models live under models/ by digest and are never rebuilt by themselves.
 
-A domain's tokenizer is fitted once per root; a pin names it, created by whoever comes first, so two builds at once and
-every later version use the same one until `--refit tokenizer`.
+A domain's tokenizer and scorers are fitted once per root; a pin names each, created by whoever comes first, so two builds at once and
+every later version use the same one until `--refit` names it.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 import pathlib
 import shutil
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -19,7 +20,7 @@ from curate import tokens
 from curate.recipe import DomainError, Recipe
 from curate.store import Store, file_digest
 
-REFITS = ("tokenizer", "quality")
+REFITS = ("tokenizer", "quality", "perplexity")
 
 
 def resolve_tokenizer(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, refit: bool) -> dict[str, Any]:
@@ -56,6 +57,37 @@ def file_info(path: pathlib.Path, kind: str, suffix: str) -> dict[str, str]:
     """Say where a model file is kept, and its SHA-256."""
     sha256 = file_digest(path)
     return {"path": f"models/{kind}-{sha256[:16]}{suffix}", "sha256": sha256}
+
+
+def pinned_scorer(store: Store, recipe: Recipe, what: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Give the scorer that is pinned for a domain, `what` being its name and what to call it; None where there is none.
+
+    Raises DomainError where it was fitted with other settings, or a file of it is gone.
+    """
+    name = what.split()[0]
+    pin = f"models/pins/{recipe.domain}.{name}.json"
+    if not store.exists(pin):
+        return None
+    info: dict[str, Any] = store.read_json(pin)
+    changed = [f"{key} is {settings[key]}, was {info['settings'][key]}" for key in settings if settings[key] != info["settings"][key]]
+    if changed:
+        raise DomainError(
+            f"the {what} of domain {recipe.domain!r} was fitted with other settings ({', '.join(changed)}); "
+            f"fit it anew with --refit {name}, or set them back"
+        )
+    for model in info["models"]:
+        if not store.exists(model["path"]):
+            raise DomainError(f"{model['path']}, a model of the {what}, is missing; restore it, or use --refit {name}")
+    return info
+
+
+def pin_scorer(store: Store, recipe: Recipe, info: Mapping[str, Any], *, replace: bool) -> bool:
+    """Pin a fitted scorer for a domain; False where another build was first, whose pin stays unless it is to be replaced."""
+    pin = f"models/pins/{recipe.domain}.{info['name']}.json"
+    if replace:
+        store.write_json(pin, info)
+        return True
+    return store.create(pin, json.dumps(info, indent=2, sort_keys=True).encode())
 
 
 def _pinned(store: Store, connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, refit: bool) -> dict[str, Any]:

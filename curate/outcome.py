@@ -7,6 +7,7 @@ bytes a row, and one aggregation over the rows.
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,14 +24,14 @@ from curate.store import Store, digest_of, parquet_writer
 from curate.tokens import index_paths, segments_dir
 
 # Raised whenever the same decision would be kept otherwise.
-_VERSION = 1
+_VERSION = 2
 _KEPT = pa.schema([
     ("slot", pa.int64()), ("split", pa.string()), ("reason", pa.string()), ("rank", pa.int64()), ("dup_similarity", pa.float32()),
     ("n_tokens", pa.int32()), ("n_estimated", pa.int64()),
 ])  # fmt: skip
 # What a row has got to when it goes: the steps of a funnel, and the reasons by which it goes after each.
 _STEPS = ("read", "not held out", "passed the rules", "met select.where", "no leak to the holdout", "no duplicate", "within the budget")
-_QUALITY_DIGITS = 10_000  # scores are rounded to 1e-4
+_DIGITS = 10_000  # scores are rounded to 1e-4, and so are the logarithms of perplexities
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def keep(store: Store, connection: duckdb.DuckDBPyConnection, known: Known, stag
 
 def groups(connection: duckdb.DuckDBPyConnection, relation: str) -> list[dict[str, Any]]:
     """Add up rows by source, component, split and reason. `relation` is SQL with the columns of `outcome`."""
-    found: list[dict[str, Any]] = connection.sql(_GROUPS.format(relation=relation, digits=_QUALITY_DIGITS)).to_arrow_table().to_pylist()
+    found: list[dict[str, Any]] = connection.sql(_GROUPS.format(relation=relation, digits=_DIGITS)).to_arrow_table().to_pylist()
     return with_tokens(found)
 
 
@@ -122,7 +123,14 @@ def mean_quality(found: Iterable[Mapping[str, Any]]) -> float | None:
     """Give the mean score of the rows that have one."""
     listed = list(found)
     n_scored = sum(group["n_scored"] for group in listed)
-    return round(sum(group["quality_sum"] for group in listed) / n_scored / _QUALITY_DIGITS, 4) if n_scored else None
+    return round(sum(group["quality_sum"] for group in listed) / n_scored / _DIGITS, 4) if n_scored else None
+
+
+def mean_perplexity(found: Iterable[Mapping[str, Any]]) -> float | None:
+    """Give the geometric mean of the perplexities of the rows that have one."""
+    listed = list(found)
+    n_scored = sum(group["n_with_perplexity"] for group in listed)
+    return round(math.exp(sum(group["perplexity_log_sum"] for group in listed) / n_scored / _DIGITS), 4) if n_scored else None
 
 
 def _rate(found: Iterable[Mapping[str, Any]]) -> float:
@@ -145,8 +153,8 @@ def _last_step(group: Mapping[str, Any]) -> int:
 
 # The rows of a table of outcomes, with what they are.
 OF_ROWS = """
-(SELECT outcomes.slot, row_id, rows.source, rows.component, shard, "row", rows.n_bytes, rows.quality, split, reason, rank, dup_similarity,
-    n_tokens, n_estimated
+(SELECT outcomes.slot, row_id, rows.source, rows.component, shard, "row", rows.n_bytes, rows.quality, rows.perplexity, split, reason,
+    rank, dup_similarity, n_tokens, n_estimated
  FROM {outcome} AS outcomes JOIN rows ON rows.rowid = slot)
 """
 
@@ -155,6 +163,8 @@ _GROUPS = """
 SELECT source::VARCHAR AS source, component::VARCHAR AS component, split, reason, count(*) AS rows, sum(n_bytes)::BIGINT AS n_bytes,
     sum(n_estimated)::BIGINT AS n_tokens, count(*) FILTER (n_tokens IS NULL) AS n_uncounted,
     coalesce(sum(round(quality::DOUBLE * {digits})::BIGINT), 0)::BIGINT AS quality_sum, count(quality) AS n_scored,
-    min(quality) AS lowest_quality, max(rank) AS last_rank
+    min(quality) AS lowest_quality, max(rank) AS last_rank,
+    coalesce(sum(round(ln(perplexity::DOUBLE) * {digits})::BIGINT), 0)::BIGINT AS perplexity_log_sum,
+    count(perplexity) AS n_with_perplexity, max(perplexity) AS highest_perplexity
 FROM {relation} GROUP BY ALL ORDER BY source, component, split, reason
 """

@@ -21,6 +21,7 @@ from curate.page_rules import N_SAMPLES, SAMPLE, rules
 from curate.page_texts import excerpt, read_texts
 from curate.recipe import DOMAIN_COMPONENT
 from curate.sandbox import quoted
+from curate.scorer_tables import perplexity_tables
 from curate.store import Store
 
 # What became of a row, in the order of the bars; `FATES` says it to people.
@@ -57,6 +58,7 @@ def gather(store: Store, manifest: Manifest) -> dict[str, Any]:
                 **_counted(connection),
                 "scores": [_scores(connection, info, scorer) for scorer in info["scorers"]],
                 "cut": _cut(connection, info),
+                "perplexity": perplexity_tables(store, connection, manifest, "m"),
             }
             dropped = {entry["reason"]: entry["rows"] for entry in data["reasons"]}
             data["rules"] = rules(store, connection, manifest, dropped, remarks)
@@ -122,7 +124,9 @@ def _cut(connection: duckdb.DuckDBPyConnection, info: Mapping[str, Any]) -> dict
     sides = {}
     for side, condition, order in (("kept", "split = 'train'", "DESC"), ("dropped", "fate = 'not_selected'", "ASC")):
         rows = connection.execute(_AT_CUT.format(condition=condition, order=order, n=N_SAMPLES)).fetchall()
-        sides[side] = [{"value": rank, "quality": quality, **sample} for rank, quality, sample in rows]
+        sides[side] = [
+            {"value": rank, "quality": quality, "perplexity": perplexity, **sample} for rank, quality, perplexity, sample in rows
+        ]
     return {"order_by": info["recipe"]["select"]["order_by"], **sides}
 
 
@@ -176,5 +180,5 @@ SELECT {{bin}} AS bin, count(*), count(*) FILTER (split = 'train') FROM sized WH
 GROUP BY 1 ORDER BY 1
 """
 _AT_CUT = f"""
-SELECT rank, quality, {SAMPLE} FROM sized AS m WHERE {_RANKED} AND {{condition}} ORDER BY rank {{order}}, row_id LIMIT {{n}}
+SELECT rank, quality, perplexity, {SAMPLE} FROM sized AS m WHERE {_RANKED} AND {{condition}} ORDER BY rank {{order}}, row_id LIMIT {{n}}
 """

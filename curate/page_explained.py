@@ -28,6 +28,8 @@ def scores_section(data: Mapping[str, Any]) -> list[Html]:
     body = []
     for score in data["scores"]:
         body += _score(score)
+    if data["perplexity"]:
+        body += _decile(data["perplexity"])
     if not body:
         body.append(el("p", "No scorer: rows were not ranked by a model's opinion."))
     cut = data["cut"]
@@ -58,6 +60,33 @@ def _score(score: Mapping[str, Any]) -> list[Html]:
     if auc := score["held_out_auc"]:
         body.append(el("p", f"Held-out AUC {auc['auc']:.4f} ({auc['of']}).", class_="small"))
     return body
+
+
+def _decile(found: Mapping[str, Any]) -> list[Html]:
+    """Show what the tenth with the lowest perplexity is like beside all rows that have one."""
+    rows = [
+        [line["what"], *("not stored" if line[side] is None else f"{line[side]:,.4g}" for side in ("pool", "top"))]
+        for line in found["lines"]
+    ]
+    flagged = found["flagged"]
+    share = (
+        "How much of the rows is in the reference is not stored."
+        if flagged is None
+        else (
+            f"{flagged['rows']:,} of {flagged['of']:,} rows in training have more than {flagged['above']:.0%} of their runs of 13 words in "
+            "the reference."
+        )
+    )
+    return [
+        el("h3", "The top decile by perplexity against the pool"),
+        el(
+            "p",
+            f"{found['top']:,} of {found['pool']:,} scored rows of the domain that passed rules and dedup, the lowest perplexity first.",
+        ),
+        table(["", "pool", "top decile"], rows),
+        *(el("p", f"Warning: {warning}.", class_="note") for warning in found["warnings"]),
+        el("p", f"{share} {found['n_cross_fitted']:,} rows are documents of the reference, scored by the half of it that they are not in."),
+    ]
 
 
 def rules_section(data: Mapping[str, Any]) -> list[Html]:
@@ -193,7 +222,7 @@ def _both_sides(found: Mapping[str, Any], value: str) -> Html:
 
 
 def _document(row: Mapping[str, Any], value: str, side: str, fate: str) -> Html:
-    score = f", quality {row['quality']:.4f}" if row.get("quality") is not None else ""
+    score = "".join(f", {name} {row[name]:.4f}" for name in ("quality", "perplexity") if row.get(name) is not None)
     caption = el("figcaption", f"{fate}: {value} {number(row['value'])}{score}, {row['source']} ", el("code", row["row_id"]))
     text = (
         el("p", "its text is not stored any more", class_="small")

@@ -32,9 +32,13 @@ def portable(recipe: Recipe) -> dict[str, Any]:
     if recipe.dedup.contained_from is None:
         del table["dedup"]["containment"]
     table |= _portable_choice(recipe)
-    # So are paragraphs that nobody looked at.
+    # So are paragraphs that nobody looked at, and a perplexity that nobody asked for.
     if "paragraphs" not in recipe.families_to_compute():
         del table["paragraphs"]
+    if "perplexity" in recipe.scorers:
+        del table["perplexity"]["model"]
+    else:
+        del table["perplexity"]
     own = [recipe.families[name] for name in recipe.families_to_compute() if name in recipe.families]
     table["families"] = {
         one.name: {"function": _attribute(one.function), "datatrove": _attribute(one.datatrove), "arguments": dict(one.arguments)}

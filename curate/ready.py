@@ -41,7 +41,7 @@ def folder_of(domain: str) -> str:
 
 def facts_read(recipe: Recipe, facts: Mapping[str, Facts]) -> dict[str, Facts]:
     """Pick the facts that a decision by this recipe reads of each row."""
-    names = dict.fromkeys([*families_read(recipe), *(["paragraphs"] if recipe.paragraphs.mask else []), "quality"])
+    names = dict.fromkeys([*families_read(recipe), *(["paragraphs"] if recipe.paragraphs.mask else []), *corpus.SCORES])
     return {name: facts[name] for name in names if name in facts}
 
 
@@ -63,7 +63,7 @@ def load_rows(
             for place, source in enumerate(recipe.sources)
             if source in recipe.decided_sources()
         ],
-        "quality": facts["quality"].folder if "quality" in facts else None,  # without it the column is null
+        "scores": [facts[name].folder if name in facts else None for name in corpus.SCORES],  # without one the column is null
         "masks": facts["paragraphs"].folder if recipe.paragraphs.mask else None,
     }
     folders = {name: one.folder for name, one in facts.items()}

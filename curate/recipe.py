@@ -12,7 +12,10 @@ from curate.manifest import SHUFFLE
 from filters import CORPUS_FAMILIES, FAMILIES, family
 
 ROLES = ("candidate", "reference", "background", "replay", "benchmark")
-SCORERS = ("quality",)
+SCORERS = ("quality", "perplexity")
+READS = ("words", "text")  # by a model of KenLM's
+NGRAM_SUFFIX = ".ngram"
+KENLM_SUFFIXES = (".arpa", ".bin")
 FORMATS = ("auto", "jsonl", "parquet", "csv", "text", "html", "warc")
 SEPARATORS = ("auto", "bos", "eos", "both")
 DOMAIN_COMPONENT = "domain"
@@ -161,6 +164,23 @@ class Quality:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Perplexity:
+    """The n-gram model behind the column `perplexity`: one of one's own, or the order of one fitted on the reference; texts of fewer than
+    `min_words` words have no score. `reads` is what a model of KenLM's gets: our words, or the text as it is.
+    """
+
+    model: str | None = None
+    order: int = 5
+    min_words: int = 200
+    reads: str = "words"
+
+    @property
+    def is_kenlm(self) -> bool:
+        """Whether the model is one of KenLM's, which has no runs of words to find copies of the reference by."""
+        return self.model is not None and self.model.endswith(KENLM_SUFFIXES)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Select:
     """Which domain rows are taken, in SQL expressions (see expressions.py), and how much of the ranking: a budget in tokens, a share of its
     bytes, or all up to a value of the first key. With `stratify_by` each stratum has its part of it."""
@@ -265,6 +285,7 @@ class Recipe:
     dedup: Dedup = Dedup()
     paragraphs: Paragraphs = Paragraphs()
     quality: Quality = Quality()
+    perplexity: Perplexity = Perplexity()
     select: Select = Select()
     mix: Mix = dataclasses.field(default_factory=Mix)
     stages: tuple[Scheduled, ...] = ()
@@ -291,6 +312,11 @@ class Recipe:
         """Sources whose rows the manifest holds, in the recipe's order."""
         return tuple(source for source in self.sources if source.role in ("candidate", "replay"))
 
+    @property
+    def has_overlaps(self) -> bool:
+        """Whether a model tells how much of a row is in the reference."""
+        return "perplexity" in self.scorers and not self.perplexity.is_kenlm
+
     def judged_by(self, source: Source) -> dict[str, dict[str, float | None]]:
         """Say what judges the rows of a source: family -> rule -> threshold (None: off), both in the order in which they judge.
 
@@ -303,9 +329,10 @@ class Recipe:
 
     def families_to_compute(self) -> tuple[str, ...]:
         """Name every shipped family of texts, in the order of their table, then those of the corpus and the recipe's own that judge some
-        row of the manifest; one that masks rows needs not judge any."""
+        row of the manifest; one that masks rows needs not judge any, nor does what a scorer tells beside its score."""
         needed = {name for source in self.decided_sources() for name in self.judged_by(source)}
         needed |= {"paragraphs"} if self.paragraphs.mask else set()
+        needed |= {"reference"} if self.has_overlaps else set()
         return (*FAMILIES, *(name for name in (*CORPUS_FAMILIES, *self.families) if name in needed))
 
     def _is_web(self, name: str) -> bool:

@@ -5,6 +5,7 @@ that says what was got, what is allowed and what to do. What is about families a
 """
 
 import dataclasses
+import json
 import re
 import types
 import typing
@@ -16,11 +17,14 @@ from curate import expressions
 from curate.recipe import (
     DOMAIN_COMPONENT,
     FORMATS,
+    KENLM_SUFFIXES,
     KEPT_CONTAINMENT,
     KEPT_SIMILARITY,
     NAME,
+    NGRAM_SUFFIX,
     PLAIN_KEYS,
     PROFILES,
+    READS,
     ROLES,
     SCORERS,
     SEPARATORS,
@@ -32,6 +36,7 @@ from curate.recipe import (
     Mix,
     OwnFamily,
     Paragraphs,
+    Perplexity,
     Quality,
     Quarantine,
     Recipe,
@@ -54,6 +59,7 @@ from curate.recipe_rules import (
 )
 from filters import CORPUS_FAMILIES, family
 from filters.minhash import fitting_bands, least_threshold, recall
+from filters.ngrams import ORDERS
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _SECTIONS: dict[str, type] = {
@@ -61,6 +67,7 @@ _SECTIONS: dict[str, type] = {
     "dedup": Dedup,
     "paragraphs": Paragraphs,
     "quality": Quality,
+    "perplexity": Perplexity,
     "select": Select,
     "mix": Mix,
     "tokenizer": TokenizerChoice,
@@ -96,6 +103,7 @@ def build_recipe(table: Mapping[str, Any], *, is_sample: bool, shares_of: Callab
     choices = _stages(table.get("stages", []))
     if sections["select"].top_share is not None or sections["select"].threshold is not None:
         sections["select"] = dataclasses.replace(sections["select"], budget_tokens=None)
+    sections["select"] = expressions.guarded(sections["select"], table.get("select", {}))
     plain = {key: table[key] for key in ("seed", "evalset") if key in table}
     rules = read_families(table.get("rules", Recipe.__dataclass_fields__["rules"].default), known, where="rules")
     scorers = tuple(table.get("scorers", ()))
@@ -226,6 +234,7 @@ def _check(recipe: Recipe) -> None:
         ("quality.bucket", recipe.quality.bucket, 1),
         ("quality.rounds", recipe.quality.rounds, 1),
         ("quality.max_docs", recipe.quality.max_docs, 10),
+        ("perplexity.min_words", recipe.perplexity.min_words, 1),
     ]:
         if not isinstance(value, int) or value < least:
             raise DomainError(f"{name} is {value!r}; it takes a whole number of at least {least}")
@@ -265,14 +274,46 @@ def _check_dedup(dedup: Dedup) -> None:
 
 def _check_scorers(recipe: Recipe) -> None:
     has_reference = any(source.role == "reference" for source in recipe.sources)
-    if "quality" in recipe.scorers and recipe.quality.model is None and not has_reference:
-        raise DomainError(
-            "scorers names 'quality', which is fitted on sources with the role 'reference', and none is there; add one "
-            "(trusted text of the domain), name a fastText model with quality.model, or go without: "
-            "--set 'scorers=[]' --set select.order_by=random"
-        )
+    own = {"quality": (recipe.quality.model, "a fastText model"), "perplexity": (recipe.perplexity.model, "an n-gram model")}
+    for name in recipe.scorers:
+        if own[name][0] is None and not has_reference:
+            raise DomainError(
+                f"scorers names {name!r}, which is fitted on sources with the role 'reference', and none is there; add one "
+                f"(trusted text of the domain), name {own[name][1]} with {name}.model, or go without: "
+                "--set 'scorers=[]' --set select.order_by=random"
+            )
+    _check_perplexity(recipe)
     if not 0.0 < recipe.quality.lr <= 10.0:
         raise DomainError(f"quality.lr is {recipe.quality.lr:g}; it takes a learning rate above 0, at most 10")
+
+
+def _check_perplexity(recipe: Recipe) -> None:
+    chosen = recipe.perplexity
+    if chosen.order not in ORDERS:
+        raise DomainError(f"perplexity.order is {chosen.order}; it takes one of {', '.join(map(str, ORDERS))}")
+    _one_of(chosen.reads, READS, "perplexity.reads")
+    suffixes = (*KENLM_SUFFIXES, NGRAM_SUFFIX)
+    if chosen.model is not None and not chosen.model.endswith(suffixes):
+        raise DomainError(
+            f"perplexity.model is {chosen.model!r}; it takes a model of KenLM's ({', '.join(KENLM_SUFFIXES)}) or one that was fitted here "
+            f"({NGRAM_SUFFIX}, under models/): rename it, or name another"
+        )
+    if chosen.reads != READS[0] and not chosen.is_kenlm:
+        raise DomainError(
+            f"perplexity.reads is {chosen.reads!r}, but only a model of KenLM's reads anything but words; name one with perplexity.model "
+            f"({', '.join(KENLM_SUFFIXES)}), or take this out"
+        )
+    judges = {name for source in recipe.decided_sources() for name in recipe.judged_by(source)}
+    if "reference" in judges and not recipe.has_overlaps:
+        what = "a model of KenLM's does not tell" if "perplexity" in recipe.scorers else "the scorer perplexity tells"
+        raise DomainError(
+            f"rules names 'reference', whose signal {what}; set scorers = {_with(recipe, 'perplexity')} and fit the model here "
+            "(without perplexity.model), or take 'reference' out of rules"
+        )
+
+
+def _with(recipe: Recipe, scorer: str) -> str:
+    return json.dumps(list(dict.fromkeys([*recipe.scorers, scorer])))
 
 
 def _check_select(recipe: Recipe) -> None:
@@ -285,8 +326,11 @@ def _check_select(recipe: Recipe) -> None:
     if recipe.mix.max_repeats is not None and not recipe.mix.max_repeats > 0:
         raise DomainError(f"mix.max_repeats is {recipe.mix.max_repeats:g}; it takes a number above 0")
     for key, one in expressions.check(recipe).expressions:
-        if ("quality",) in one.names and "quality" not in recipe.scorers:
-            raise DomainError(f'{key} names quality, but scorers does not; set scorers = ["quality"], or name something else')
+        for scorer in SCORERS:
+            if (scorer,) in one.names and scorer not in recipe.scorers:
+                raise DomainError(
+                    f"{key} names {scorer}, but scorers does not; set scorers = {_with(recipe, scorer)}, or name something else"
+                )
 
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:

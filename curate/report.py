@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curate.expressions import ranks_by_quality
+from curate.expressions import score_of
 from curate.manifest import SHUFFLE, Manifest, attach
 from curate.recipe import DOMAIN_COMPONENT
+from curate.scorer_print import print_perplexity
+from curate.scorer_tables import perplexity_tables
 from curate.stages import total_repeats, warnings
 from curate.store import Store
 
@@ -62,6 +64,7 @@ def summary(store: Store, manifest: Manifest) -> dict[str, Any]:
         "accepted": info.get("accepted", []),
         "scorers": info["scorers"],
         "scores": _scores(connection, info),
+        "perplexity": perplexity_tables(store, connection, manifest, "m"),
         "reasons": connection.sql(_REASONS).to_arrow_table().to_pylist(),
         "fingerprint": info["fingerprint"],
         "decision": info["decision"],
@@ -70,10 +73,10 @@ def summary(store: Store, manifest: Manifest) -> dict[str, Any]:
 
 def _scores(connection: duckdb.DuckDBPyConnection, info: Mapping[str, Any]) -> dict[str, Any] | None:
     """Count the domain's ranked rows by quality, in steps of 0.05, and give the score at the cut where the ranking is by it."""
-    if not info["scorers"]:
+    if all(scorer["name"] != "quality" for scorer in info["scorers"]):
         return None
     (cut,) = connection.execute(_SCORE_CUT).fetchall()[0]
-    by_score = ranks_by_quality(info["recipe"]["select"])
+    by_score = score_of(info["recipe"]["select"]) == "quality"
     return {"bins": connection.sql(_SCORES).to_arrow_table().to_pylist(), "cut": cut if by_score else None}
 
 
@@ -129,7 +132,9 @@ def print_summary(console: Console, data: Mapping[str, Any]) -> None:
     if data["accepted"]:
         console.print(f"accepted by a person though its limits were passed: {', '.join(data['accepted'])}", style="yellow")
     if data["scores"]:
-        _print_scores(console, data["scores"], data["scorers"][0])
+        _print_scores(console, data["scores"], next(one for one in data["scorers"] if one["name"] == "quality"))
+    if data["perplexity"]:
+        print_perplexity(console, data["perplexity"])
 
 
 def _print_stage(console: Console, stage: Mapping[str, Any], *, is_only: bool) -> None:

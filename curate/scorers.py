@@ -10,7 +10,6 @@ by doc_id. A round fits on the pieces, and scores the bags at the speed of filte
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -27,7 +26,7 @@ from curate.annotate import Facts
 from curate.executor import Run
 from curate.ingest import Ingested
 from curate.manifest import MACROS
-from curate.models import file_info, keep_file
+from curate.models import file_info, keep_file, pin_scorer, pinned_scorer
 from curate.recipe import DomainError, Recipe
 from curate.store import Store
 from filters import bags, quality
@@ -39,8 +38,9 @@ PIECE_WORDS, _N_PIECES = 20, 4
 # Besides the upper half of the pool, which leaves the negatives, its top twentieth joins the positives, where a model finds it
 # likelier domain than not: that is how the model gets to know the domain in the pool's own manner (docs/quality.md).
 _JOINING_SHARE, _LIKELIER = 0.05, 0.5
+_WHAT = "quality classifier"
 _FIT_KEYS = ("dim", "epochs", "lr", "word_ngrams", "bucket")
-_FOLDS = (0, 1)
+FOLDS = (0, 1)
 _BATCH_ROWS = 4096
 _SIDES = ("reference", "background", "pool")
 _BAGS = pa.schema([("doc_id", pa.string()), ("side", pa.string()), ("bag", pa.large_string())])
@@ -66,22 +66,20 @@ def resolve_quality(store: Store, recipe: Recipe, ingested: Mapping[str, Ingeste
     """
     if recipe.quality.model is not None:
         return _named(store, recipe.quality.model, recipe.quality.label)
-    pin = _pin(recipe)
-    if not refit and store.exists(pin):
-        return _pinned(store, pin, recipe)
+    if not refit and (pinned := pinned_scorer(store, recipe, _WHAT, _settings(recipe))):
+        return pinned
     info = _fit(store, recipe, ingested, run)
-    if refit:
-        store.write_json(pin, info)
-    elif not store.create(pin, json.dumps(info, indent=2, sort_keys=True).encode()):
-        return _pinned(store, pin, recipe)
+    if not pin_scorer(store, recipe, info, replace=refit):
+        pinned = pinned_scorer(store, recipe, _WHAT, _settings(recipe))
+        assert pinned is not None, "another build pinned it"
+        return pinned
     return info
 
 
 def known_quality(store: Store, recipe: Recipe) -> dict[str, Any] | None:
     """Give the classifier that resolve_quality would give, without fitting or keeping one; None where models/ does not hold it."""
     if recipe.quality.model is None:
-        pin = _pin(recipe)
-        return _pinned(store, pin, recipe) if store.exists(pin) else None
+        return pinned_scorer(store, recipe, _WHAT, _settings(recipe))
     path = pathlib.Path(recipe.quality.model)
     if not path.is_file():
         raise DomainError(f"quality.model {recipe.quality.model!r} is no file; give the path of a fastText model")
@@ -120,25 +118,6 @@ def _own(model: Mapping[str, str], label: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pin(recipe: Recipe) -> str:
-    return f"models/pins/{recipe.domain}.quality.json"
-
-
-def _pinned(store: Store, pin: str, recipe: Recipe) -> dict[str, Any]:
-    info: dict[str, Any] = store.read_json(pin)
-    wanted = _settings(recipe)
-    changed = [f"{key} is {wanted[key]}, was {info['settings'][key]}" for key in wanted if wanted[key] != info["settings"][key]]
-    if changed:
-        raise DomainError(
-            f"the quality classifier of domain {recipe.domain!r} was fitted with other settings ({', '.join(changed)}); "
-            "fit it anew with --refit quality, or set them back"
-        )
-    for model in info["models"]:
-        if not store.exists(model["path"]):
-            raise DomainError(f"{model['path']}, a model of the quality classifier, is missing; restore it, or use --refit quality")
-    return info
-
-
 def _settings(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe.quality, name) for name in (*_FIT_KEYS, "rounds", "max_docs")}
 
@@ -153,17 +132,17 @@ def _fit(store: Store, recipe: Recipe, ingested: Mapping[str, Ingested], run: Ru
         bounds = _Bounds()
         for number in range(1, recipe.quality.rounds + 1):
             try:
-                run.here(_FOLDS, functools.partial(_fit_and_score, folder, settings, bounds), label=f"round {number}")
+                run.here(FOLDS, functools.partial(_fit_and_score, folder, settings, bounds), label=f"round {number}")
             except ValueError as error:
                 raise DomainError(
                     f"the quality classifier cannot be fitted ({error}); check what the reference and the pool hold"
                 ) from None
-            for fold in _FOLDS:  # only now, because a fit reads the scores of the round before
+            for fold in FOLDS:  # only now, because a fit reads the scores of the round before
                 os.replace(folder / f"next-{fold}.parquet", _scores_path(folder, fold))
-            scores = pa.concat_tables([pq.read_table(_scores_path(folder, fold)) for fold in _FOLDS])
+            scores = pa.concat_tables([pq.read_table(_scores_path(folder, fold)) for fold in FOLDS])
             by_side = {side: scores.filter(pc.equal(scores["side"], side))["score"].to_numpy() for side in _SIDES}
             bounds = _bounds(by_side["pool"])
-        models = [keep_file(store, folder / f"model-{fold}.bin", "quality", ".bin") for fold in _FOLDS]
+        models = [keep_file(store, folder / f"model-{fold}.bin", "quality", ".bin") for fold in FOLDS]
     held_out = {"auc": round(quality.auc(by_side["reference"], by_side["pool"]), 4), "of": _MEASURED} if len(by_side["pool"]) else None
     return {
         "name": "quality", "label": quality.DOMAIN_LABEL, "reads": "bags", "models": models, "settings": _settings(recipe),
@@ -195,7 +174,7 @@ def _draw(store: Store, folder: pathlib.Path, recipe: Recipe, ingested: Mapping[
             connection.execute("INSERT INTO bags FROM incoming")
             connection.register("incoming", _pieces(part, texts))
             connection.execute(_CHOSEN.format(n_pieces=_N_PIECES))
-    for fold, test in zip(_FOLDS, ("<", ">="), strict=True):
+    for fold, test in zip(FOLDS, ("<", ">="), strict=True):
         for table, rest, schema in (("bags", "bag", _BAGS), ("pieces", "pick, piece", _PIECES)):
             query = f"SELECT doc_id, {list(_SIDES)}[side + 1] AS side, {rest} FROM {table} WHERE doc_id {test} '8' ORDER BY doc_id, {rest}"
             with pq.ParquetWriter(folder / f"{table}-{fold}.parquet", schema) as writer:

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import duckdb
 import pyarrow.parquet as pq
 
-from curate import budget, corpus, edges, evalset, executor, families, models, outcome, paragraphs, ready, scorers, stages
+from curate import budget, corpus, edges, evalset, executor, families, models, outcome, paragraphs, ready, scoring, stages
 from curate.annotate import Facts, band_facts
 from curate.build import check_quarantine, corpus_facts, database, parent_of, refuse_lower_holdout
 from curate.decide import estimate
 from curate.executor import Run, Size
-from curate.expressions import ranks_by_quality
+from curate.expressions import score_of
 from curate.ingest import Ingested, ingest
 from curate.manifest import Manifest, part_paths
 from curate.outcome import OF_ROWS, Known
@@ -40,8 +40,8 @@ T = TypeVar("T")
 _MEMORY = "2GB"
 _FIRST = "run curate build with these settings first"
 _COLUMNS = (
-    "slot", "row_id", "source", "component", "shard", "row", "n_bytes", "quality", "split", "reason", "rank", "dup_similarity", "n_tokens",
-    "n_estimated",
+    "slot", "row_id", "source", "component", "shard", "row", "n_bytes", "quality", "perplexity", "split", "reason", "rank",
+    "dup_similarity", "n_tokens", "n_estimated",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ class _Side:
     stages: Sequence[Mapping[str, Any]]
     rows: str
     has_where: bool
-    is_by_quality: bool
+    score: str | None  # that is cut by
 
 
 class _Nothing:
@@ -126,11 +126,7 @@ def _find(store: Store, recipe: Recipe) -> _Found:
     check_quarantine(recipe, ingested)
     of_texts = [name for name in recipe.families_to_compute() if name not in CORPUS_FAMILIES]
     facts = {name: families.facts_of(recipe.families, name) for name in of_texts}
-    if "quality" in recipe.scorers:
-        scorer = scorers.known_quality(store, recipe)
-        if scorer is None:
-            raise DomainError(f"the quality classifier of domain {recipe.domain!r} was never fitted, or is another one; {_FIRST}")
-        facts["quality"] = scorers.quality_facts(store, scorer)
+    facts |= scoring.facts_of(store, scoring.known(store, recipe))
     tokenizer = models.known_tokenizer(store, recipe)
     if tokenizer is None:
         named = recipe.tokenizer.path or f"of domain {recipe.domain}"
@@ -154,8 +150,9 @@ def _open(store: Store, connection: duckdb.DuckDBPyConnection, found: _Found, wi
     for one in (with_facts_of, found):
         facts = {**one.facts, **corpus_facts(store, connection, one.recipe, found.shards, executor.local(1))}
         read |= ready.facts_read(one.recipe, facts)
-    if "quality" not in facts:
-        read.pop("quality", None)
+    for score in corpus.SCORES:
+        if score not in facts:
+            read.pop(score, None)
     rows_path = ready.load_rows(store, connection, recipe, found.ingested, read)
     frozen = evalset.inherited(store, found.parent, recipe)
     ready.load_frozen(connection, frozen)
@@ -203,7 +200,7 @@ def _decide(store: Store, connection: duckdb.DuckDBPyConnection, known: Known) -
     relation = OF_ROWS.format(outcome="outcome")
     side = _Side(
         "with the settings", outcome.groups(connection, "outcome"), described, relation, recipe.select.where is not None,
-        ranks_by_quality(recipe.select),
+        score_of(recipe.select),
     )  # fmt: skip
     stops = [f"a build would stop: {breach.what}; go on with --accept dedup" for breach in budget.breaches(connection, recipe)]
     return side, [*stops, *stages.warnings(described)]
@@ -220,7 +217,7 @@ def _of_recipe(store: Store, connection: duckdb.DuckDBPyConnection, known: Known
         connection.execute("CREATE VIEW other_rows AS SELECT rowid, * FROM other.rows")
         relation = relation.replace("JOIN rows ON", "JOIN other_rows AS rows ON")
     select = known.recipe.select
-    return _Side("the recipe", told["groups"], told["stages"], relation, select.where is not None, ranks_by_quality(select))
+    return _Side("the recipe", told["groups"], told["stages"], relation, select.where is not None, score_of(select))
 
 
 def _of_version(store: Store, connection: duckdb.DuckDBPyConnection, version: Manifest) -> _Side:
@@ -233,7 +230,7 @@ def _of_version(store: Store, connection: duckdb.DuckDBPyConnection, version: Ma
     )
     select = version.info["recipe"]["select"]
     return _Side(
-        version.version, outcome.groups(connection, "before"), version.info["stages"], "before", "where" in select, ranks_by_quality(select)
+        version.version, outcome.groups(connection, "before"), version.info["stages"], "before", "where" in select, score_of(select)
     )
 
 
@@ -252,6 +249,7 @@ def _totals(side: _Side) -> dict[str, Any]:
     domain = [group for group in kept if outcome.is_domain(group)]
     ranked = [group for group in side.groups if outcome.is_ranked(group) and outcome.is_domain(group)]
     lowest = [group["lowest_quality"] for group in domain if group["lowest_quality"] is not None]
+    highest = [group["highest_perplexity"] for group in domain if group["highest_perplexity"] is not None]
     return {
         "name": side.name,
         "kept": outcome.total(kept),
@@ -261,10 +259,12 @@ def _totals(side: _Side) -> dict[str, Any]:
             for name in sorted({group["source"] for group in side.groups})
         },
         "mean_quality": {"domain": outcome.mean_quality(domain), "all": outcome.mean_quality(kept)},
+        "mean_perplexity": {"domain": outcome.mean_perplexity(domain), "all": outcome.mean_perplexity(kept)},
         "cut": {
             "last_rank": max((group["last_rank"] for group in domain), default=0),
             "ranked": sum(group["rows"] for group in ranked),
-            "quality": round(min(lowest), 4) if side.is_by_quality and lowest else None,
+            "quality": round(min(lowest), 4) if side.score == "quality" and lowest else None,
+            "perplexity": round(max(highest), 4) if side.score == "perplexity" and highest else None,
         },
         "components": [
             {"stage": stage["name"], "epochs": stage["epochs"],
@@ -310,14 +310,15 @@ CREATE TABLE moved AS
 SELECT slot, a.source::VARCHAR AS source, a.component::VARCHAR AS component, {_SAYS}
 FROM keys JOIN before AS b USING (slot) JOIN outcome AS a USING (slot);
 CREATE VIEW moved_rows AS
-SELECT moved.*, row_id, shard::VARCHAR AS shard, "row", quality FROM moved JOIN rows ON rows.rowid = slot
+SELECT moved.*, row_id, shard::VARCHAR AS shard, "row", quality, perplexity FROM moved JOIN rows ON rows.rowid = slot
 """
 # `slot` is that of `rows`, null where it has them no more.
 _MOVED_ROWS = f"""
 CREATE TABLE moved AS
 SELECT coalesce(b.source, a.source)::VARCHAR AS source, coalesce(b.component, a.component)::VARCHAR AS component, a.slot AS slot,
     coalesce(b.row_id, a.row_id) AS row_id, coalesce(a.shard, b.shard)::VARCHAR AS shard,
-    CASE WHEN a.shard IS NULL THEN b."row" ELSE a."row" END AS "row", coalesce(a.quality, b.quality) AS quality, {_SAYS}
+    CASE WHEN a.shard IS NULL THEN b."row" ELSE a."row" END AS "row", coalesce(a.quality, b.quality) AS quality,
+    coalesce(a.perplexity, b.perplexity) AS perplexity, {_SAYS}
 FROM keys LEFT JOIN {{before}} AS b USING ({{key}}) LEFT JOIN {{after}} AS a USING ({{key}});
 CREATE VIEW moved_rows AS FROM moved
 """

@@ -93,9 +93,12 @@ def _print_cut(console: Console, before: Mapping[str, Any], after: Mapping[str, 
     cuts = [side["cut"] for side in (before, after)]
     last, ranked = (_change(*(cut[name] for cut in cuts)) for name in ("last_rank", "ranked"))
     scores = [] if cuts[1]["quality"] is None else [f"lowest quality taken {_change(*(cut['quality'] for cut in cuts))}"]
+    if cuts[1]["perplexity"] is not None:
+        scores.append(f"highest perplexity taken {_change(*(cut['perplexity'] for cut in cuts))}")
     lines = [f"domain: last rank taken {last}, of {ranked} ranked", *scores]
-    means = [(name, *(side["mean_quality"][name] for side in (before, after))) for name in ("domain", "all")]
-    lines += [f"mean quality in training ({name}) {_change(was, now)}" for name, was, now in means if was is not None or now is not None]
+    for mean, words in (("mean_quality", "mean quality"), ("mean_perplexity", "geometric mean of perplexity")):
+        means = [(name, *(side[mean][name] for side in (before, after))) for name in ("domain", "all")]
+        lines += [f"{words} in training ({name}) {_change(was, now)}" for name, was, now in means if was is not None or now is not None]
     for line in lines:
         console.print(line, highlight=False)
 
@@ -106,8 +109,8 @@ def _print_samples(console: Console, rows: Sequence[Mapping[str, Any]], directio
     console.print(Text(_HEADINGS[direction], style=_STYLES[direction]))
     for row in rows:
         why = f"{row['reason']}: {row['what']}" if row["what"] else row["reason"]
-        score = "" if row["quality"] is None else f", quality {row['quality']:.4f}"
-        console.print(Text(printable(f"  {row['row_id']} of {row['source']}{score}; {why}")), soft_wrap=True)
+        scores = "".join(f", {name} {row[name]:.4f}" for name in ("quality", "perplexity") if row[name] is not None)
+        console.print(Text(printable(f"  {row['row_id']} of {row['source']}{scores}; {why}")), soft_wrap=True)
         text = "its text is no more in the corpus" if row["text"] is None else row["text"]
         console.print(Text(f"    {printable(text)}", style="dim"), soft_wrap=True)
 

@@ -124,12 +124,13 @@ def _shown(store: Store, direction: str, row: Mapping[str, Any]) -> dict[str, An
     path = f"corpus/{row['shard']}"
     text = store.read_rows(path, [row["row"]], ["text"])["text"][0].as_py() if store.exists(path) else None
     begins = None if text is None else " ".join(text[: 4 * _SHOWN_CHARS].split())[:_SHOWN_CHARS]
-    kept = {name: row[name] for name in ("row_id", "source", "reason", "value", "limit", "what", "quality")}
+    kept = {name: row[name] for name in ("row_id", "source", "reason", "value", "limit", "what", "quality", "perplexity")}
     return {"direction": direction, **kept, "text": begins}
 
 
 _NEAREST = """
 SELECT moved.row_id, moved.source, moved.shard, moved."row", moved.reason, moved.quality::DOUBLE AS quality,
+    moved.perplexity::DOUBLE AS perplexity,
     ({value})::DOUBLE AS value, {limit} AS "limit", abs(value - "limit") / greatest(abs("limit"), {least}) AS distance
 FROM moved_rows AS moved LEFT JOIN rows ON rows.rowid = moved.slot
 WHERE moved.direction = $direction AND moved.reason = $reason ORDER BY distance NULLS LAST, moved.row_id LIMIT {n_samples}

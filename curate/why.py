@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.expressions import ranks_by_quality
+from curate.expressions import BEST_FIRST, score_of
 from curate.judging import breach, family_in, judged
 from curate.manifest import Manifest, ManifestError, attach, load, versions
 from curate.recipe import DOMAIN_COMPONENT
@@ -161,7 +161,7 @@ def _explained(
         "beginning": None if text is None else text[:_BEGINNING_CHARS],
         "verdict": _verdict(row, rules),
         "rules": rules,
-        "place": place(connection, manifest, row["component"], row["quality"]),
+        "place": place(connection, manifest, row["component"], {name: row[name] for name in BEST_FIRST}),
         "duplicate_of": _duplicate_of(store, connection, row, text, remarks),
         "copies": _copies(connection, row["row_id"]),
     }
@@ -206,20 +206,25 @@ def _rules(store: Store, manifest: Manifest, row: Mapping[str, Any], remarks: li
     return rules
 
 
-def place(connection: duckdb.DuckDBPyConnection, manifest: Manifest, component: str, quality: float | None) -> dict[str, Any]:
-    """Say where a score stands among the rows of the table `m` of a component that passed rules and dedup, and where the cut is: the last
-    rank in training, and the lowest score in it where the best scores are taken first."""
-    n_ranked, cut, lowest, n_scored, n_below = connection.execute(_PLACE, [quality, component]).fetchall()[0]
+def place(connection: duckdb.DuckDBPyConnection, manifest: Manifest, component: str, scores: Mapping[str, float | None]) -> dict[str, Any]:
+    """Say where scores stand among the rows of the table `m` of a component that passed rules and dedup, and where the cut is: the last
+    rank in training, and the worst score in it where the best of that score are taken first.
+
+    A percentile is the share of the scored rows that are worse: less quality, more perplexity.
+    """
+    n_ranked, cut = connection.execute(_PLACE, [component]).fetchall()[0]
     select = manifest.info["recipe"].get("select", {})
     is_domain = component == DOMAIN_COMPONENT
-    return {
-        "n_ranked": n_ranked,
-        "n_scored": n_scored,
-        "cut": cut,
-        "cut_quality": shortest(lowest) if is_domain and select and ranks_by_quality(select) else None,
-        "order_by": select.get("order_by") if is_domain else "random",
-        "quality_percentile": None if quality is None or not n_scored else round(100 * n_below / n_scored, 2),
-    }
+    cut_by = score_of(select) if is_domain and select else None
+    found = {"n_ranked": n_ranked, "cut": cut, "order_by": select.get("order_by") if is_domain else "random"}
+    for name, best in BEST_FIRST.items():
+        worst, worse = ("min", "<") if best == "DESC" else ("max", ">")
+        query = _SCORE_PLACE.format(name=name, worst=worst, worse=worse)
+        last, n_scored, n_worse = connection.execute(query, [scores.get(name), component]).fetchall()[0]
+        percentile = None if scores.get(name) is None or not n_scored else round(100 * n_worse / n_scored, 2)
+        of = "n_scored" if name == "quality" else f"n_with_{name}"
+        found |= {of: n_scored, f"cut_{name}": shortest(last) if cut_by == name else None, f"{name}_percentile": percentile}
+    return found
 
 
 def _duplicate_of(
@@ -265,9 +270,10 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-_PLACE = """
-SELECT count(rank), max(rank) FILTER (split = 'train'), min(quality) FILTER (split = 'train'), count(quality) FILTER (rank IS NOT NULL),
-    count(*) FILTER (rank IS NOT NULL AND quality < ?::FLOAT)
+_PLACE = "SELECT count(rank), max(rank) FILTER (split = 'train') FROM m WHERE component = ?"
+_SCORE_PLACE = """
+SELECT {worst}({name}) FILTER (split = 'train'), count({name}) FILTER (rank IS NOT NULL),
+    count(*) FILTER (rank IS NOT NULL AND {name} {worse} ?::FLOAT)
 FROM m WHERE component = ?
 """
 _DECISIONS = "SELECT split, reason, count(*) FROM m WHERE doc_id = ? GROUP BY ALL ORDER BY split DESC, reason"

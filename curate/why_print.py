@@ -21,6 +21,8 @@ _CONTEXT_WORDS = 6
 _WORD_CHARS = 80
 _N_LISTED = 20
 _STYLES = {"passed": "green", "breached": "red"}
+# Score, the key of how many have it, how it is better than others, and the worst.
+_SCORE_WORDS = (("quality", "n_scored", "above", "lowest"), ("perplexity", "n_with_perplexity", "below", "highest"))
 _MARKS = {"same": ("", "", ""), "removed": ("[-", "-]", "red"), "added": ("{+", "+}", "green")}
 
 
@@ -49,10 +51,14 @@ def print_text(console: Console, data: Mapping[str, Any]) -> None:
     fields.add_row("doc_id", data["doc_id"])
     fields.add_row("size", _size(data))
     fields.add_row("begins", Text(_one_line(data["beginning"])))
-    if data["quality"] is not None:
-        fields.add_row("quality", Text(_quality_line(data["quality"], data["place"], DOMAIN_COMPONENT)))
-        if (cut := data["place"]["cut_quality"]) is not None:
-            fields.add_row("cut", "it would be above" if data["quality"] >= cut else "it would be below")
+    for name, line in _score_lines(data, DOMAIN_COMPONENT):
+        fields.add_row(name, Text(line))
+        if (cut := data["place"][f"cut_{name}"]) is not None:
+            fields.add_row(
+                "cut", "it would be above" if data[name] == cut or (data[name] < cut) == (name == "perplexity") else "it would be below"
+            )
+    if data["overlap"] is not None:
+        fields.add_row("reference", f"{data['overlap']:.1%} of its runs of 13 words are in the reference")
     console.print(fields)
     for one in data["judged"]:
         if one["rules"]:
@@ -130,9 +136,7 @@ def _size(row: Mapping[str, Any]) -> str:
 
 
 def _place_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    place, lines = row["place"], []
-    if row["quality"] is not None:
-        lines.append(("quality", _quality_line(row["quality"], place, row["component"])))
+    place, lines = row["place"], _score_lines(row, row["component"])
     if row["rank"] is not None:
         order = f" by {place['order_by']}" if place["order_by"] else ""
         cut = "nothing of the component is in training" if place["cut"] is None else f"the cut is after rank {place['cut']:,}"
@@ -140,12 +144,18 @@ def _place_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _quality_line(quality: float, place: Mapping[str, Any], component: str) -> str:
-    percentile = place["quality_percentile"]
-    among = f"of the {place['n_scored']:,} rows of component {component} that passed rules and dedup"
-    more = "" if percentile is None else f", above {percentile:g} % {among}"
-    cut = "" if place["cut_quality"] is None else f"; the lowest in training is {place['cut_quality']:.4f}"
-    return printable(f"{quality:.4f}{more}{cut}")
+def _score_lines(row: Mapping[str, Any], component: str) -> list[tuple[str, str]]:
+    """Say each score that a row has, the share of the rows that are worse, and the worst one in training where it is a cut."""
+    lines = []
+    for name, of, better, worst in _SCORE_WORDS:
+        if row[name] is None:
+            continue
+        place = row["place"]
+        percentile, cut = place[f"{name}_percentile"], place[f"cut_{name}"]
+        among = f"of the {place[of]:,} rows of component {component} that passed rules and dedup"
+        more = "" if percentile is None else f", {better} {percentile:g} % {among}"
+        lines.append((name, printable(f"{row[name]:.4f}{more}" + ("" if cut is None else f"; the {worst} in training is {cut:.4f}"))))
+    return lines
 
 
 def _rules_table(row: Mapping[str, Any]) -> Table:

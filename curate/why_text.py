@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from curate.annotate import band_facts, columns_of, family_facts
+from curate.corpus import SCORES
 from curate.judging import breach, judged
 from curate.manifest import Manifest, ManifestError, attach, hash_key, share_key
 from curate.normalise import doc_ids, normalise
 from curate.recipe import DOMAIN_COMPONENT, Dedup
-from curate.scorers import quality_facts
+from curate.scoring import facts_of
 from curate.store import Store
 from curate.tokens import encode, find_separators, load_tokenizer
 from curate.why import in_versions, place, plain, shortest
@@ -47,22 +48,27 @@ def explain_text(store: Store, manifest: Manifest, text: str, *, source: str | N
     doc_id, body = documents["doc_id"][0].as_py(), texts[0].as_py()
     batch = TextBatch.from_arrow(texts)
     signals: dict[str, dict[str, Any]] = {}
+    scores: dict[str, float | None] = {}
 
     def signals_of(name: str) -> Mapping[str, Any] | None:
         if name in FAMILIES and name not in manifest.info.get("families", {}):
             facts = family_facts(name)
             signals.setdefault(name, plain(pa.table(columns_of(facts, documents, batch), schema=facts.schema))[0])
+        if name == "reference" and "overlap" in scores:
+            return {"overlap": scores["overlap"]}
         return signals.get(name)
 
     remarks: list[str] = []
     statistics = signals_of("statistics") or {}
     with contextlib.closing(attach(store, manifest, "m")) as connection:
         try:
-            quality = _quality(store, manifest, documents, batch, remarks)
-            placed = None if quality is None else place(connection, manifest, DOMAIN_COMPONENT, quality)
+            scores |= _scores(store, manifest, documents, batch, remarks)
+            is_scored = any(scores.get(name) is not None for name in SCORES)
+            placed = place(connection, manifest, DOMAIN_COMPONENT, scores) if is_scored else None
             found = {
                 "judged": _by_source(manifest, source, signals_of, remarks),
-                "quality": quality,
+                **{name: scores.get(name) for name in SCORES},
+                "overlap": scores.get("overlap"),
                 "place": placed,
                 "rows": _rows(connection, doc_id),
                 "near": _near(store, connection, manifest, documents, batch, remarks),
@@ -120,15 +126,27 @@ def _verdict(rules: Sequence[Mapping[str, Any]] | None) -> str:
     return "passes the rules" if rules else "no rule judges it"
 
 
-def _quality(store: Store, manifest: Manifest, documents: pa.RecordBatch, batch: TextBatch, remarks: list[str]) -> float | None:
-    """Score the text as a row of the corpus is: of two models, by the one of the fold that its doc_id is not in."""
+def _scores(store: Store, manifest: Manifest, documents: pa.RecordBatch, batch: TextBatch, remarks: list[str]) -> dict[str, float | None]:
+    """Score the text as a row of the corpus is, and say how much of it is in the reference: of two models, by the one of the fold that its
+    doc_id is not in. A value is null where the text is too short; what is not known is left out."""
+    found: dict[str, float | None] = {}
     for scorer in manifest.info["scorers"]:
         if missing := [model["path"] for model in scorer["models"] if not store.exists(model["path"])]:
-            remarks.append(f"its quality is unknown: {missing[0]} is missing; restore it")
-            return None
-        return shortest(columns_of(quality_facts(store, scorer), documents, batch)[0][0].as_py())
-    remarks.append(f"{manifest.version} has no scores")
-    return None
+            remarks.append(f"its {scorer['name']} is unknown: {missing[0]} is missing; restore it")
+            continue
+        try:
+            for facts in facts_of(store, [scorer]).values():
+                found |= {
+                    name: shortest(values[0].as_py())
+                    for name, values in zip(facts.schema.names, columns_of(facts, documents, batch), strict=True)
+                }
+        except ValueError as error:
+            remarks.append(f"its {scorer['name']} is unknown: {error}")
+    if "perplexity" in found and found["perplexity"] is None:
+        remarks.append("it is too short for a perplexity: perplexity.min_words of the recipe says from how many words on there is one")
+    if not manifest.info["scorers"]:
+        remarks.append(f"{manifest.version} has no scores")
+    return found
 
 
 def _n_tokens(store: Store, manifest: Manifest, text: str, remarks: list[str]) -> int | None:
@@ -230,7 +248,7 @@ def _goes_as(numbers: Sequence[float], dedup: Dedup) -> str | None:
 def _unsaid(manifest: Manifest, place: Mapping[str, Any] | None, doc_id: str) -> list[str]:
     select = manifest.info["recipe"].get("select", {})
     unsaid = ["its rank is not known: rows are ranked among those of the corpus, and with what a source states of them"]
-    if place is not None and place["cut_quality"] is None:
+    if place is not None and place["cut_quality"] is None and place["cut_perplexity"] is None:
         unsaid.append(f"whether it would be above the cut is not known: {manifest.version} ranks by {select.get('order_by')}")
     if select.get("where"):
         unsaid.append(f"select.where was not tried: {select['where']}")

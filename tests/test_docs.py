@@ -30,6 +30,7 @@ def _table(section: str) -> dict[str, str]:
     [
         ("[select]", recipes.Select), ("[mix]", recipes.Mix), ("[[stages]]", recipes.StageChoice), ("[holdout]", recipes.Holdout),
         ("[dedup]", recipes.Dedup), ("[paragraphs]", recipes.Paragraphs), ("[quality]", recipes.Quality),
+        ("[perplexity]", recipes.Perplexity),
         ("[tokenizer]", recipes.TokenizerChoice), ("[quarantine]", recipes.Quarantine),
     ],
 )  # fmt: skip

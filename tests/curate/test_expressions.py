@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from curate.decide import decide
-from curate.expressions import COLUMNS, FUNCTIONS, check, ranks_by_quality, selection
+from curate.expressions import COLUMNS, FUNCTIONS, check, guarded, score_of, selection
 from curate.recipe import DomainError, Recipe, Select, Source
 from tests.curate.test_decide import _connection, _row
 
@@ -134,12 +134,36 @@ def test_families_that_expressions_name_are_read():
     assert found.families == ("c4", "gopher_quality")
 
 
-def test_only_a_ranking_by_quality_alone_has_a_cut_in_quality():
-    assert ranks_by_quality(Select(order_by="quality DESC"))
-    assert ranks_by_quality({"order_by": "quality DESC, random"})
-    for other in ({"order_by": "quality"}, {"order_by": "-quality"}, {"order_by": "n_words DESC, quality DESC"}):
-        assert not ranks_by_quality(Select(**other))
-    assert not ranks_by_quality(Select(order_by="quality DESC", stratify_by="source"))
+def test_only_a_ranking_by_one_score_has_a_cut_in_it():
+    assert score_of(Select(order_by="quality DESC")) == "quality"
+    assert score_of({"order_by": "quality DESC, random"}) == "quality"
+    assert score_of(Select(order_by="perplexity, quality DESC")) == "perplexity"
+    for other in (
+        {"order_by": "quality"},
+        {"order_by": "-quality"},
+        {"order_by": "n_words DESC, quality DESC"},
+        {"order_by": "perplexity DESC"},
+    ):
+        assert score_of(Select(**other)) is None
+    assert score_of(Select(order_by="quality DESC", stratify_by="source")) is None
+
+
+@pytest.mark.parametrize(
+    ("order_by", "given", "strata", "where"),
+    [
+        ("perplexity", {}, "floor(log2(n_words))", "perplexity IS NOT NULL"),
+        ("quality / perplexity DESC, random", {}, "floor(log2(n_words))", "perplexity IS NOT NULL"),
+        ("perplexity", {"stratify_by": "source"}, "source", "perplexity IS NOT NULL"),
+        ("perplexity", {"where": "n_words > 9"}, "floor(log2(n_words))", "n_words > 9"),
+        ("perplexity", {"stratify_by": None, "where": None}, None, None),
+        ("perplexity", {"threshold": 90.0}, None, "perplexity IS NOT NULL"),
+        ("quality DESC, perplexity", {}, None, None),
+        ("random", {}, None, None),
+    ],
+)
+def test_a_ranking_by_perplexity_is_guarded_unless_the_recipe_says_otherwise(order_by, given, strata, where):
+    select = guarded(Select(order_by=order_by, **given), given)
+    assert (select.stratify_by, select.where) == (strata, where)
 
 
 def test_every_function_is_there_and_duckdb_calls_it_repeatable():
