@@ -5,8 +5,9 @@ our bug and keeps its traceback. torch takes seconds to import, so a verb import
 """
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import rich.console
@@ -14,11 +15,13 @@ import typer
 
 from curate.manifest import ManifestError
 from curate.store import Store
+from train import cli_trace
 from train.config import ConfigError
 
 if TYPE_CHECKING:
     from train.loop import Opened
-    from train.run import Run
+    from train.parallel import World
+    from train.run import Request, Run
 
 _EXTRA = ("torch", "transformers", "safetensors", "matplotlib")
 
@@ -49,6 +52,15 @@ _Out = Annotated[str | None, typer.Option("--out", metavar="NAME", help="Name of
 _Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the newest checkpoint, with the run's own model and config; begin where there is none.")
 ]
+_Continue = Annotated[
+    str | None,
+    typer.Option(
+        "--continue",
+        metavar="RUN[/step-N]",
+        help="Begin with the weights and optimizer of another run: its checkpoint before the annealing, or else its newest.",
+        show_default=False,
+    ),
+]
 _Accept = Annotated[
     list[str] | None, typer.Option("--accept", metavar="sample", help="Accept a real model on the sample corpus.", show_default=False)
 ]
@@ -67,6 +79,7 @@ def run_verb(
     settings: _Settings = None,
     out: _Out = None,
     resume: _Resume = False,
+    continued: _Continue = None,
     accept: _Accept = None,
     root: _Root = ".",
 ) -> None:
@@ -75,25 +88,36 @@ def run_verb(
         raise ConfigError(f"--accept {unknown[0]!r} is unknown; allowed: sample")
     import transformers
 
-    from train.loop import open_run, train
-    from train.run import Request, is_finished, prepare
+    from train.parallel import joined
+    from train.run import Request
 
     # Our own bar counts steps; those of transformers, which count files, would break it.
     transformers.utils.logging.disable_progress_bar()
-    store = Store(root)
-    request = Request(manifest, model, config, tuple(settings or ()), out, resume, tuple(accept or ()))
-    run = prepare(store, request)
-    suffix = "" if root == "." else f" --root {root}"
+    request = Request(manifest, model, config, tuple(settings or ()), out, resume, tuple(accept or ()), continued)
+    with joined() as world:
+        for line in _run(Store(root), request, world, suffix="" if root == "." else f" --root {root}"):
+            if world.is_first:
+                typer.echo(line)
+
+
+def _run(store: Store, request: "Request", world: "World", suffix: str) -> Iterator[str]:
+    """Train, and say what there is to say as it comes."""
+    from train.loop import open_run, train
+    from train.run import prepare
+    from train.run_record import is_finished
+
+    with world.first_alone():
+        run = prepare(store, request, world)
     if is_finished(store, run.name):
-        typer.echo(f"run {run.name} is finished: {store.url(run.folder)}\nnext: train report {run.name}{suffix}")
+        yield f"run {run.name} is finished: {store.url(run.folder)}\nnext: train report {run.name}{suffix}"
         return
-    console = rich.console.Console(stderr=True)
+    console = rich.console.Console(stderr=True, quiet=not world.is_first)
     for warning in run.warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False)
     opened = open_run(run)
-    typer.echo(_announce(run, opened))
+    yield _announce(run, opened)
     path = train(run, opened, console)
-    typer.echo(f"model: {store.url(path)}\nnext: train report {run.name}{suffix}")
+    yield f"model: {store.url(path)}\nnext: train report {run.name}{suffix}"
 
 
 @app.command("report")
@@ -112,6 +136,9 @@ def report_verb(run: _Name, as_json: _Json = False, root: _Root = ".") -> None:
     _console().print(table(report))
     for path in paths:
         typer.echo(path)
+
+
+cli_trace.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,7 +174,7 @@ def _announce(run: "Run", opened: "Opened") -> str:
         *([sample_warning(manifest.version)] if manifest.is_sample else []),
         f"manifest   {manifest.version} ({manifest.info['domain']}), fingerprint {manifest.fingerprint[:16]}",
         f"mixture    {'; then '.join(stages)}",
-        f"model      {run.base.name}, {n_parameters(opened.model):,} parameters, {str(run.dtype).removeprefix('torch.')} on {run.device}",
+        f"model      {run.base.name}, {n_parameters(opened.model):,} parameters, {_devices(run)}",
         *_recounted(run),
         f"steps      {run.n_steps:,} of {config.global_batch} x {config.seq_len} tokens",
         f"plan       {len(plan.epochs)} epochs, {plan.n_tokens:,} tokens, {plan.path}",
@@ -156,6 +183,11 @@ def _announce(run: "Run", opened: "Opened") -> str:
         + ("from the beginning" if run.state is None else f"from the checkpoint at step {run.state.step:,}"),
     ]
     return "\n".join(lines)
+
+
+def _devices(run: "Run") -> str:
+    n, dtype = run.world.size, str(run.dtype).removeprefix("torch.")
+    return f"{dtype} on {run.device}" if n == 1 else f"{dtype} on {n} processes of {run.device.type}, {run.config.parallel}"
 
 
 def _recounted(run: "Run") -> list[str]:
@@ -170,5 +202,7 @@ def _recounted(run: "Run") -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    rank = os.environ.get("RANK", "0")
+    who = "" if rank == "0" else f" (process {rank})"
+    sys.stderr.write(f"error{who}: {' '.join(message.split())}\n")
     sys.exit(2)

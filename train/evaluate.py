@@ -24,7 +24,8 @@ from curate import tokens
 from curate.manifest import Manifest
 from curate.store import Store
 from curate.tokens import Segments
-from train.model import token_nll
+from train.losses import TokenLoss
+from train.parallel import World
 from train.plan import Ints
 from train.stream import IGNORED, gather, spread
 
@@ -77,25 +78,35 @@ def open_evalset(store: Store, manifest: Manifest, *, tokenizer: Mapping[str, An
     return Evalset(names, tuple(bool(listed[name]["has_interval"]) for name in names), pa.table(columns), *windows)
 
 
-def evaluate(model: torch.nn.Module, evalset: Evalset, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> Floats:
-    """Give the nats of each document's text under a model. Leaves its mode and all random states as they were.
+def evaluate(loss: TokenLoss, evalset: Evalset, *, batch_size: int, device: torch.device, world: World) -> Floats:
+    """Give the nats of each document's text under a model. Leaves its mode as it was. All processes must call it, and share the work.
 
-    `batch_size` is in whole windows; narrow batches hold as many tokens, so only a few shapes occur.
+    `batch_size` is in whole windows; narrow batches hold as many tokens, so only a few shapes occur. The batches, and so the
+    nats, do not depend on the number of processes.
     """
     nats = np.zeros(evalset.documents.num_rows)
-    was_training = model.training
-    model.eval()
+    batches = list(_batches(evalset, batch_size))
+    was_training = loss.training
+    loss.eval()
     with torch.no_grad():
-        for windows, width in _batches(evalset, batch_size):
+        for first in range(0, len(batches), world.size):
+            # Sharded weights are gathered by all, so who has no batch left computes one for nothing.
+            mine = min(first + world.rank, len(batches) - 1)
+            windows, width = batches[mine]
             rows = batch_size * (evalset.inputs_WT.shape[1] // width)
-            inputs, labels = (np.full((rows, width), fill, dtype=np.int64) for fill in (0, IGNORED))
+            inputs, targets = (np.full((rows, width), fill, dtype=np.int64) for fill in (0, IGNORED))
             inputs[: len(windows)] = evalset.inputs_WT[windows, :width]
             inside = np.arange(width) < evalset.window_length[windows, None]
-            labels[: len(windows)] = np.where(inside, evalset.targets_WT[windows, :width], IGNORED)
-            nll_BT = token_nll(model, torch.from_numpy(inputs).to(device), torch.from_numpy(labels).to(device), dtype)
-            np.add.at(nats, evalset.window_document[windows], nll_BT.double().sum(dim=1).cpu().numpy()[: len(windows)])
-    model.train(was_training)
-    return nats
+            targets[: len(windows)] = np.where(inside, evalset.targets_WT[windows, :width], IGNORED)
+            positions = torch.arange(width, device=device).expand(rows, width)
+            _, nll_BT = loss(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), positions)
+            if mine == first + world.rank:
+                np.add.at(nats, evalset.window_document[windows], nll_BT.double().sum(dim=1).cpu().numpy()[: len(windows)])
+    loss.train(was_training)
+    # A document's windows may lie in batches of several processes.
+    total = torch.from_numpy(nats).to(device)
+    world.add(total)
+    return total.cpu().numpy()
 
 
 def score(evalset: Evalset, nats: Floats) -> list[Score]:

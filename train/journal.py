@@ -1,5 +1,6 @@
 """What a run writes down as it goes, and how it is read back.
 
+    runs/RUN/attempts.jsonl                 a line each time it is begun or gone on with: where, on how many processes, with which settings
     runs/RUN/metrics.jsonl                  a line a step
     runs/RUN/evaluations.jsonl              a line a component and evaluation
     runs/RUN/evaluations/step-N.parquet     a row a document, so that two evaluations can be compared in pairs
@@ -30,10 +31,15 @@ class Journal:
     def __init__(self, store: Store, run: str) -> None:
         self._store, self._run = store, run
         self.attempt = 1 + max(
-            (line["attempt"] for file in ("metrics", "evaluations") for line in store.read_lines(_path(run, file))), default=0
+            (line["attempt"] for file in ("attempts", "metrics", "evaluations") for line in store.read_lines(_path(run, file))), default=0
         )
         self._waiting: list[str] = []
         self._since = time.monotonic()
+
+    def write_attempt(self, state: State, **values: Any) -> None:
+        """Write where an attempt begins, in steps done, and with what."""
+        line = {"attempt": self.attempt, "step": state.step, **values}
+        self._store.append_lines(_path(self._run, "attempts"), [json.dumps(line, ensure_ascii=False)])
 
     def write_step(self, state: State, **values: Any) -> None:
         """Write a step, counted from 0 as in the plan; `state` is the one after it."""
@@ -58,6 +64,12 @@ def read_metrics(store: Store, run: str) -> list[dict[str, Any]]:
     """Read a run's steps in order, each once."""
     last = {line["step"]: line for line in store.read_lines(_path(run, "metrics"))}
     return [last[step] for step in sorted(last)]
+
+
+def total_cost(store: Store, run: str) -> float | None:
+    """Add up what all steps have cost, those that were lost and done again too; None where a run has no rate."""
+    found = [line["cost"] for line in store.read_lines(_path(run, "metrics")) if line.get("cost") is not None]
+    return sum(found) if found else None
 
 
 def read_scores(store: Store, run: str) -> dict[str, list[dict[str, Any]]]:

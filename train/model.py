@@ -3,9 +3,7 @@
 Foreign weights are hostile until shown otherwise: safetensors only, `trust_remote_code` off. A model must come with
 its tokenizer, because token ids of another one are noise to it; whether that is the manifest's is told by the bytes of
 tokenizer.json, before the weights are read (train/recount.py has what follows where it is not). Weights are float32 in
-memory whatever the folder holds.
-
-Shapes: B sequences of a micro-batch, T tokens of a sequence, V entries of the vocabulary.
+memory whatever the folder holds, or float64 in a run that computes so.
 """
 
 import dataclasses
@@ -25,7 +23,6 @@ from curate.manifest import Manifest
 from curate.store import Store
 from train.config import TINY, ConfigError, TrainConfig
 from train.recount import describe
-from train.stream import IGNORED
 
 # What a tokenizer may consist of besides tokenizer.json; copied into each checkpoint as it is.
 _TOKENIZER_FILES = (
@@ -73,13 +70,18 @@ def find_base(store: Store, manifest: Manifest, name: str) -> Base:
     return Base(name, tokenizer, {"tokenizer.json": tokenizer_json, **others}, (warning,) if has_template else ())
 
 
-def load_model(store: Store, base: Base, config: TrainConfig) -> torch.nn.Module:
-    """Make the tiny model from the config's seed, or read the weights of a real one. Raises ConfigError where it cannot take the tokens."""
+def load_model(
+    store: Store, base: Base, config: TrainConfig, dtype: torch.dtype = torch.float32, folder: str | None = None
+) -> transformers.PreTrainedModel:
+    """Make the tiny model from the config's seed, or read the weights of a real one, or of `folder`; held in `dtype`.
+
+    Raises ConfigError where it cannot take the tokens.
+    """
     n_entries = tokens.load_tokenizer(store, base.tokenizer).get_vocab_size()
-    if base.name == TINY:
+    if base.name == TINY and folder is None:
         before, after = tokens.separators(store, base.tokenizer)
-        return _tiny(n_entries, config, bos=(before or after)[-1], eos=(after or before)[-1])
-    model = read_model(base.name)
+        return _tiny(n_entries, config, bos=(before or after)[-1], eos=(after or before)[-1]).to(dtype)
+    model = read_model(folder or base.name, dtype)
     rows = model.get_input_embeddings().weight.shape[0]
     if rows < n_entries:
         raise ConfigError(f"model {base.name!r} embeds {rows} tokens, its tokenizer has {n_entries}; resize the model's embeddings first")
@@ -87,17 +89,16 @@ def load_model(store: Store, base: Base, config: TrainConfig) -> torch.nn.Module
         raise ConfigError(
             f"seq_len {config.seq_len} is more than {base.name!r} takes; set it to at most {model.config.max_position_embeddings}"
         )
-    owned: torch.nn.Module = model
-    return owned
+    return model
 
 
-def read_model(name: str) -> Any:
-    """Read a causal LM as float32 from a folder or the hub: safetensors only, no code of its own.
+def read_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Read a causal LM from a folder or the hub, with weights in `dtype`: safetensors only, no code of its own.
 
     Weights are copied out of the file's memory map: kernels may round by alignment, and a resumed run must round alike.
     """
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {name!r} cannot be read as a causal LM with safetensors: {_first_line(error)}") from None
     for param in model.parameters():
@@ -105,26 +106,19 @@ def read_model(name: str) -> Any:
     return model
 
 
-def token_nll(model: torch.nn.Module, inputs_BT: torch.Tensor, labels_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Give the negative log-likelihood of each label under the model, in nats; 0 where the label is IGNORED.
-
-    The label of a place is what follows the input there. Matrix products are in `dtype`, the loss is in float32.
-    """
-    with torch.autocast(inputs_BT.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        logits_BTV = model(input_ids=inputs_BT, use_cache=False).logits
-    flat = torch.nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED, reduction="none")
-    return flat.view_as(labels_BT)
-
-
 def n_parameters(model: torch.nn.Module) -> int:
     """Count parameters; tied ones once."""
     return sum(param.numel() for param in model.parameters())
 
 
-def find_device(choice: str) -> torch.device:
-    """Resolve `auto`: the first CUDA device where there is one. Raises ConfigError for a device that is not there."""
+def find_device(choice: str, local_rank: int = 0, *, is_alone: bool = True) -> torch.device:
+    """Resolve `auto`: a CUDA device where there is one, each process of a machine its own. Raises ConfigError for one that is not there."""
     if choice == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        choice = "cuda" if torch.cuda.is_available() else "cpu"
+    if not is_alone and choice.startswith("cuda:"):
+        raise ConfigError(f"device {choice!r} is one device for several processes; set it to cuda, and each takes its own")
+    if choice == "cuda":
+        choice = f"cuda:{local_rank}"
     if choice.startswith("cuda") and (not torch.cuda.is_available() or (torch.device(choice).index or 0) >= torch.cuda.device_count()):
         raise ConfigError(
             f"device {choice!r} is not on this machine; it has {torch.cuda.device_count()} CUDA devices. Set device to auto or cpu"
@@ -136,10 +130,15 @@ def find_dtype(choice: str, device: torch.device) -> torch.dtype:
     """Resolve `auto`: bfloat16 where a CUDA device computes it natively, else float32."""
     if choice == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if choice == "bfloat16" else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}[choice]
 
 
-def _tiny(n_entries: int, config: TrainConfig, *, bos: int, eos: int) -> torch.nn.Module:
+def held_in(dtype: torch.dtype) -> torch.dtype:
+    """Give the type that weights are held in where matrix products are in another one."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _tiny(n_entries: int, config: TrainConfig, *, bos: int, eos: int) -> Any:
     """Some 0.8 M parameters in four layers, besides the embeddings, which are tied."""
     torch.manual_seed(config.seed)
     shape = transformers.LlamaConfig(
@@ -153,8 +152,7 @@ def _tiny(n_entries: int, config: TrainConfig, *, bos: int, eos: int) -> torch.n
         bos_token_id=bos,
         eos_token_id=eos,
     )
-    model: torch.nn.Module = transformers.LlamaForCausalLM(shape)
-    return model
+    return transformers.LlamaForCausalLM(shape)
 
 
 def _plain_tokenizer_config(store: Store, info: Mapping[str, Any]) -> bytes:

@@ -1,14 +1,14 @@
 """AdamW in two groups: matrices and embeddings decay, norms and biases do not.
 
-torch's own AdamW; state is read and written by parameter name, because a position in a list means nothing to a reader
-of the file and changes with the groups.
+torch's own AdamW, in one kernel for all parameters; state is read and written by parameter name, because a position in a
+list means nothing to a reader of the file and changes with the groups. Sharded parameters have sharded state.
 """
-
-from typing import Any
 
 import torch
 
 from train.config import TrainConfig
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -18,22 +18,21 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.A
         {"params": [param for param in params if param.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [param for param in params if param.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True)
 
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """Name the optimizer's state as PARAMETER/KEY."""
-    names: dict[torch.Tensor, str] = {param: name for name, param in model.named_parameters()}
-    return {f"{names[param]}/{key}": value for param, state in optimizer.state.items() for key, value in state.items()}
+    """Name the optimizer's state as PARAMETER/KEY, the tensors themselves: what is written into them is in the state.
 
-
-def load_optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, torch.Tensor]) -> None:
-    """Put state written by `optimizer_tensors` back, on the device of each parameter."""
-    names = {param: name for name, param in model.named_parameters()}
-    order = [param for group in optimizer.param_groups for param in group["params"]]
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, field = key.rpartition("/")
-        state.setdefault([names[param] for param in order].index(name), {})[field] = value
-    whole: dict[str, Any] = {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    optimizer.load_state_dict(whole)
+    A parameter without state, as before the first step, gets that of zero steps.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            continue
+        state = optimizer.state[param]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+            state |= {key: torch.zeros_like(param, memory_format=torch.preserve_format) for key in _MOMENTS}
+        tensors |= {f"{name}/{key}": value for key, value in state.items()}
+    return tensors

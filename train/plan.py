@@ -1,21 +1,19 @@
 """The order of training as a table: which piece of which document stands where in which step, known before the first.
 
-    manifest.draw -> shuffle -> deal into sequences -> PLAN (cache/plans/KEY/epoch-K/part-0.parquet) -> stream
+    manifest.draw -> shuffle -> pack into sequences -> PLAN (cache/plans/KEY/epoch-K/part-0.parquet) -> stream
 
 One row per piece of a document in a sequence, sorted by (step, sequence, slot). The plan is a pure function of its key
 and epochs do not depend on each other, so any epoch can be built again anywhere, and state is a step number.
 
 The decision: documents are shuffled within their component, or stand in the order of the stage, and whole sequences of one
-component are interleaved, so that after every sequence each component is within one sequence of its share. Cost: a sequence
-shows one component (except the few in which a component runs out), and documents are cut at sequence ends.
+component are interleaved (train/packing.py). Cost: a sequence shows one component (except the few in which a component runs
+out), and with best_fit the draws of all epochs are packed once before the first step, because only that says how many steps there are.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -24,11 +22,12 @@ import pyarrow.compute as pc
 from curate import manifest as manifests
 from curate.manifest import Manifest
 from curate.store import Store, digest_of
+from train.assemble import Ints as Ints
 from train.config import TrainConfig
+from train.packing import PACKINGS, Arranged, count_packed
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
-Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 SCHEMA = pa.schema(
@@ -41,8 +40,6 @@ SCHEMA = pa.schema(
         ("length", pa.int32()),
     ]
 )
-
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What fixes the order: everything in here is in the key. `tokenizer` is the SHA-256 of another one than the manifest's, else empty."""
+    """The order of a run in numbers. `tokenizer` is the SHA-256 of another one than the manifest's, else empty."""
 
     fingerprint: str
     seq_len: int
@@ -78,14 +75,15 @@ class Plan:
         return sum(epoch.n_tokens for epoch in self.epochs)
 
     @property
-    def key(self) -> str:
-        return digest_of(self.table)[:32]
+    def n_padded(self) -> int:
+        """Count the places at the ends of sequences that no token fills."""
+        return sum(epoch.n_sequences * self.seq_len - epoch.n_tokens for epoch in self.epochs)
 
     @property
-    def table(self) -> dict[str, Any]:
-        """The plain values that the key is the digest of; the manifest's own tokenizer is in its fingerprint."""
-        table = {"plan_version": PLAN_VERSION, **dataclasses.asdict(self)}
-        return {key: value for key, value in table.items() if key != "tokenizer" or value}
+    def key(self) -> str:
+        """Name the order by what fixes it; the counts of epochs follow, and the manifest's own tokenizer is in its fingerprint."""
+        table = {"plan_version": PLAN_VERSION, **dataclasses.asdict(self), "epochs": [[epoch.stage, epoch.epoch] for epoch in self.epochs]}
+        return digest_of({key: value for key, value in table.items() if key != "tokenizer" or value})[:32]
 
     @property
     def path(self) -> str:
@@ -109,6 +107,9 @@ class Drawn:
     place: Ints | None = None
 
 
+Draw = Callable[[Epoch], list[Drawn]]
+
+
 def list_epochs(manifest: Manifest, config: TrainConfig) -> list[tuple[int, int]]:
     """Name the epochs of a run in their order, as (stage, epoch of the stage)."""
     return [
@@ -123,46 +124,58 @@ def epoch_tokens(manifest: Manifest, config: TrainConfig) -> list[int]:
     return [sum(part.epoch_tokens for part in manifest.stages[stage].components) for stage, _ in list_epochs(manifest, config)]
 
 
-def make_plan(manifest: Manifest, config: TrainConfig, *, n_tokens: Sequence[int], tokenizer: str = "") -> Plan:
-    """Say how many epochs, steps and tokens a run has, from the tokens of each epoch. Draws nothing."""
+def make_plan(
+    manifest: Manifest, config: TrainConfig, *, n_tokens: Sequence[int], tokenizer: str = "", n_sequences: Sequence[int] | None = None
+) -> Plan:
+    """Say how many epochs, steps and tokens a run has, from the tokens of each epoch and, where packing leaves places
+    empty, its sequences. Draws nothing."""
     epochs: list[Epoch] = []
-    for (stage, epoch), n in zip(list_epochs(manifest, config), n_tokens, strict=True):
-        n_sequences = -(-n // config.seq_len)
+    filled = [-(-n // config.seq_len) for n in n_tokens] if n_sequences is None else n_sequences
+    for (stage, epoch), n, sequences in zip(list_epochs(manifest, config), n_tokens, filled, strict=True):
         first_step = epochs[-1].first_step + epochs[-1].n_steps if epochs else 0
-        epochs.append(Epoch(stage, epoch, n, n_sequences, -(-n_sequences // config.global_batch), first_step))
+        epochs.append(Epoch(stage, epoch, n, sequences, -(-sequences // config.global_batch), first_step))
     return Plan(manifest.fingerprint, config.seq_len, config.global_batch, config.packing, config.seed, tuple(epochs), tokenizer)
+
+
+def find_plan(store: Store, manifest: Manifest, config: TrainConfig, *, n_tokens: Sequence[int], draw: Draw, tokenizer: str = "") -> Plan:
+    """Make the plan of a run. Where only packing says how many sequences an epoch has, all epochs are drawn and packed once;
+    plan.json keeps what they came to, for every run with this key."""
+    plan = make_plan(manifest, config, n_tokens=n_tokens, tokenizer=tokenizer)
+    if config.packing == "concat":
+        return plan
+    if store.exists(f"{plan.path}/plan.json"):
+        n_sequences = [epoch["n_sequences"] for epoch in store.read_json(f"{plan.path}/plan.json")["epochs"]]
+    else:
+        n_sequences = [count_packed(arrange_all(draw(epoch), plan, epoch), plan.seq_len) for epoch in plan.epochs]
+    plan = make_plan(manifest, config, n_tokens=n_tokens, tokenizer=tokenizer, n_sequences=n_sequences)
+    write_summary(store, plan)
+    return plan
 
 
 def write_summary(store: Store, plan: Plan) -> None:
     """Write plan.json: what the plan is of, with the steps and tokens of each epoch."""
-    store.write_json(f"{plan.path}/plan.json", {"n_steps": plan.n_steps, "n_tokens": plan.n_tokens, **plan.table})
+    counts = {"n_steps": plan.n_steps, "n_tokens": plan.n_tokens, "n_padded": plan.n_padded}
+    store.write_json(f"{plan.path}/plan.json", {**counts, "plan_version": PLAN_VERSION, **dataclasses.asdict(plan)})
 
 
-def open_epoch(store: Store, plan: Plan, index: int, draw: Callable[[Epoch], list[Drawn]]) -> pa.Table:
-    """Read an epoch's table, built from its draw first where the cache has none."""
-    path = f"{plan.path}/epoch-{index}/part-0.parquet"
-    if not store.exists(path):
-        store.write_table(path, plan_epoch(draw(plan.epochs[index]), plan, index))
-    return store.read_table(path)
-
-
-def plan_epoch(drawn: list[Drawn], plan: Plan, index: int) -> pa.Table:
-    """Shuffle each component's documents, deal them into sequences and cut them. Every drawn token is in it once."""
+def plan_epoch(drawn: list[Drawn], plan: Plan, index: int) -> Iterator[pa.Table]:
+    """Shuffle each component's documents and pack them into sequences: tables of SCHEMA, which follow on each other and hold whole
+    sequences. Every drawn token is in them once."""
     epoch = plan.epochs[index]
-    sequence, component, start, _ = _deal(np.array([part.n_tokens.sum() for part in drawn], dtype=np.int64), plan.seq_len)
-    pieces = []
-    for code, part in enumerate(drawn):
-        order = arrange(part, seed=plan.seed, stage=epoch.stage, epoch=epoch.epoch)
-        of_component = np.flatnonzero(component == code)
-        run, document, first, n_tokens = _cut(part.n_tokens[order], start[of_component])
-        pieces.append(np.stack([of_component[run], part.ordinal[order][document], first, n_tokens]))
-    # Runs are numbered in the order of the stream and a component's pieces are in order within each.
-    found = np.concatenate(pieces, axis=1)
-    run, ordinal, first, n_tokens = found[:, np.argsort(found[0], kind="stable")]
-    place = sequence[run]
-    slot = np.arange(len(place)) - np.searchsorted(place, place)
-    columns = [epoch.first_step + place // plan.global_batch, place % plan.global_batch, slot, ordinal, first, n_tokens]
-    return pa.table([pa.array(column).cast(field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    n_sequences = 0
+    for pieces in PACKINGS[plan.packing](arrange_all(drawn, plan, epoch), plan.seq_len):
+        n_sequences = int(pieces.sequence[-1]) + 1
+        slot = np.arange(len(pieces.sequence)) - np.searchsorted(pieces.sequence, pieces.sequence)
+        step = epoch.first_step + pieces.sequence // plan.global_batch
+        columns = [step, pieces.sequence % plan.global_batch, slot, pieces.ordinal, pieces.start, pieces.length]
+        yield pa.table([pa.array(column).cast(field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    assert n_sequences == epoch.n_sequences, f"epoch {index} has {n_sequences} sequences, the plan says {epoch.n_sequences}"
+
+
+def arrange_all(drawn: list[Drawn], plan: Plan, epoch: Epoch) -> list[Arranged]:
+    """Put the documents of each component in the order in which an epoch takes them."""
+    orders = [arrange(part, seed=plan.seed, stage=epoch.stage, epoch=epoch.epoch) for part in drawn]
+    return [Arranged(part.ordinal[order], part.n_tokens[order]) for part, order in zip(drawn, orders, strict=True)]
 
 
 def arrange(part: Drawn, *, seed: int, stage: int, epoch: int) -> Ints:
@@ -237,60 +250,3 @@ def rescale(n_taken: Ints, n_old: Ints, n_new: Ints) -> Ints:
     """
     rescaled: Ints = np.maximum((n_taken * n_new + n_old // 2) // n_old, 1)
     return rescaled
-
-
-def _cut(n_tokens: Ints, run_starts: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """Cut a component's documents, laid end to end, where a run starts: (run, document, start, length) of each piece."""
-    ends = np.cumsum(n_tokens)
-    starts = ends - n_tokens
-    cuts = np.unique(np.concatenate([starts[n_tokens > 0], run_starts]))
-    document = np.searchsorted(ends, cuts, side="right")
-    run = np.searchsorted(run_starts, cuts, side="right") - 1
-    length = np.diff(cuts, append=ends[-1] if len(ends) else 0)
-    return run, document, cuts - starts[document] if len(cuts) else cuts, length
-
-
-def _jit(kernel: _Kernel) -> _Kernel:
-    """Compile on first call and keep the result on disk. numba's own decorator has no types."""
-    compiled: _Kernel = numba.njit(nogil=True, cache=True)(kernel)
-    return compiled
-
-
-@_jit
-def _deal(n_tokens: Ints, seq_len: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """Give each sequence to a component, in turn: (sequence, component, start in the component, length) of each run.
-
-    By Tijdeman's rule (The chairman assignment problem, Discrete Mathematics 32, 1980): of the components that are due
-    by at least 1 / (2k - 2) of a sequence, the one that would first fall a sequence behind. Taking the largest
-    deficit can be off by more than a sequence. Where a component runs out within a sequence, the
-    next one fills it up, so only the last sequence of an epoch can be short.
-    """
-    k = len(n_tokens)
-    total = n_tokens.sum()
-    n_sequences = -(-total // seq_len)
-    given = np.zeros(k, dtype=np.int64)
-    runs = np.zeros((4, n_sequences + k), dtype=np.int64)
-    n_runs = 0
-    due = seq_len / max(2 * k - 2, 1)
-    for sequence in range(n_sequences):
-        end = min((sequence + 1) * seq_len, total)
-        room = end - sequence * seq_len
-        while room > 0:
-            best, best_deadline, neediest, largest = -1, 0.0, -1, 0.0
-            for c in range(k):
-                if given[c] == n_tokens[c]:
-                    continue
-                share = n_tokens[c] / total
-                deficit = share * end - given[c]
-                deadline = (given[c] + seq_len - due) / share
-                if deficit >= due and (best < 0 or deadline < best_deadline):
-                    best, best_deadline = c, deadline
-                if neediest < 0 or deficit > largest:
-                    neediest, largest = c, deficit
-            chosen = best if best >= 0 else neediest
-            take = min(room, n_tokens[chosen] - given[chosen])
-            runs[0, n_runs], runs[1, n_runs], runs[2, n_runs], runs[3, n_runs] = sequence, chosen, given[chosen], take
-            given[chosen] += take
-            room -= take
-            n_runs += 1
-    return runs[0, :n_runs], runs[1, :n_runs], runs[2, :n_runs], runs[3, :n_runs]

@@ -23,8 +23,9 @@ from curate import manifest as manifests
 from curate import tokens
 from curate.manifest import Manifest, ManifestError
 from curate.store import Store
+from train.assemble import Ints
 from train.config import ConfigError
-from train.plan import Ints, rescale
+from train.plan import rescale
 
 _PLACES = pa.schema(
     [("doc_id", pa.string()), ("shard", pa.string()), ("row", pa.int32()), ("n_bytes", pa.int64()), ("masks", manifests.MASKS)]

@@ -25,7 +25,8 @@ from curate.store import Store
 from train.config import ConfigError
 from train.evaluate import ratio_and_error
 from train.journal import read_documents, read_metrics, read_scores
-from train.run import read_record, sample_warning
+from train.run import sample_warning
+from train.run_record import read_record
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -41,15 +41,15 @@ def in_turns(contestants: Mapping[str, Callable[[], float]], n_runs: int) -> dic
     return times_s
 
 
-def peers_python(*, make: bool) -> pathlib.Path:
+def peers_python(*, make: bool, folder: pathlib.Path = PEERS_DIR, requirements: str = "requirements-peers.txt") -> pathlib.Path:
     """The Python that has the peers: that of their own environment, or ours, which has few of them."""
-    python = PEERS_DIR / "bin" / "python"
+    python = folder / "bin" / "python"
     if make and not python.exists():
-        print(f"making {PEERS_DIR.name}: some 700 MB, two minutes", flush=True)
-        venv.create(PEERS_DIR, with_pip=True)
+        print(f"making {folder.name}: some 700 MB, two minutes", flush=True)
+        venv.create(folder, with_pip=True)
         install = [python, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check", "--requirement"]
-        if subprocess.run([*install, ROOT / "bench" / "requirements-peers.txt"]).returncode != 0:
-            shutil.rmtree(PEERS_DIR)
+        if subprocess.run([*install, ROOT / "bench" / requirements]).returncode != 0:
+            shutil.rmtree(folder)
     return python if python.exists() else pathlib.Path(sys.executable)
 
 

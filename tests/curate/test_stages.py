@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from curate.store import Store
 from curate.verify import verify
 from tests.curate.corpora import write_corpus
 from train.config import TrainConfig
-from train.plan import draw_epoch, epoch_tokens, make_plan, open_epoch
+from train.plan import draw_epoch, epoch_tokens, make_plan, plan_epoch
 
 _BROAD = '{name = "broad", epochs = 2}'
 _BEST = '{name = "best", shares = {domain = 1.0}, epochs = 1, budget_tokens = 4000, epoch_tokens = 3000, order = "quality ASC"}'
@@ -86,7 +87,7 @@ def test_the_plan_runs_the_stages_one_after_the_other_and_keeps_the_order_of_an_
     plan = make_plan(staged, config, n_tokens=epoch_tokens(staged, config))
     assert [(epoch.stage, epoch.epoch, epoch.n_tokens) for epoch in plan.epochs] == [(0, 0, 12_000), (0, 1, 12_000), (1, 0, 3000)]
     quality = manifest.rows(store, staged, "train", ["quality"])["quality"].to_pylist()
-    tables = [open_epoch(store, plan, index, lambda epoch: draw_epoch(store, staged, epoch)) for index in range(3)]
+    tables = [pa.concat_tables(plan_epoch(draw_epoch(store, staged, epoch), plan, index)) for index, epoch in enumerate(plan.epochs)]
     assert [sum(table["length"].to_pylist()) for table in tables] == [12_000, 12_000, 3000]
     assert tables[1]["step"][0].as_py() == tables[0]["step"][-1].as_py() + 1
     scores = [[quality[ordinal] for ordinal in table["ordinal"].to_pylist()] for table in tables]

@@ -6,12 +6,16 @@ import transformers
 
 from curate.store import Store
 from train import checkpoint
-from train.checkpoint import State
+from train.checkpoint import Contents, State
 from train.config import ConfigError, TrainConfig
+from train.export import Card
 from train.model import read_model
 from train.optim import make_optimizer, optimizer_tensors
+from train.parallel import World
 
 _FILES = {"tokenizer.json": b"{}"}
+_CARD = Card("a", "some/base", "v7", "f" * 64, False, {"lr": 1e-4})
+_ALONE = World()
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -33,22 +37,19 @@ def trained():
     return model, optimizer
 
 
-def _save(store, trained, step, keep=2):
-    model, optimizer = trained
-    return checkpoint.save(store, "a", State(step, 10 * step, "ab", {"x": 1}), model=model, optimizer=optimizer, files=_FILES, keep=keep)
+def _save(store, trained, step):
+    return checkpoint.save(store, "a", State(step, 10 * step, "ab", {"x": 1}), Contents(*trained, _FILES, _CARD), _ALONE)
 
 
-def test_weights_optimizer_and_random_state_come_back(place, trained):
+def test_weights_and_optimizer_come_back(place, trained):
     model, optimizer = trained
     _save(place, trained, 3)
-    expected = torch.rand(4)
     assert checkpoint.read_state(place, "a", 3) == State(3, 30, "ab", {"x": 1})
     with checkpoint.opened(place, "a", 3) as folder:
         again = read_model(str(folder))
         fresh = make_optimizer(again, TrainConfig())
-        checkpoint.restore(folder, model=again, optimizer=fresh)
+        checkpoint.restore(folder, model=again, optimizer=fresh, world=_ALONE)
         assert (folder / "tokenizer.json").read_bytes() == b"{}"
-    assert torch.equal(torch.rand(4), expected)
     for (name, one), (other_name, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert name == other_name
         assert torch.equal(one, other)
@@ -59,15 +60,23 @@ def test_weights_optimizer_and_random_state_come_back(place, trained):
     assert [group["weight_decay"] for group in fresh.param_groups] == [0.1, 0.0]
 
 
+def test_the_card_names_the_manifest_by_its_fingerprint(place, trained):
+    card = place.read_bytes(f"{_save(place, trained, 3)}/README.md").decode()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    for line in ("# a, step 3", "| base | some/base |", f"| fingerprint | `{'f' * 64}` |", "| tokens | 30 |", "| lr | `0.0001` |"):
+        assert line in card.splitlines()
+
+
 def test_nothing_in_a_checkpoint_is_pickled(place, trained):
     path = _save(place, trained, 1)
     suffixes = {name.rsplit(".", 1)[-1] for name in place.files(path)}
-    assert suffixes == {"json", "safetensors"}
+    assert suffixes == {"json", "safetensors", "md"}
 
 
-def test_the_last_k_stay(place, trained):
+def test_only_what_is_to_be_kept_stays(place, trained):
     for step in (1, 2, 10):
         _save(place, trained, step)
+    checkpoint.keep(place, "a", {2, 10})
     assert checkpoint.complete_steps(place, "a") == [2, 10]
     assert place.children("runs/a/checkpoints") == ["step-10", "step-2"]
 

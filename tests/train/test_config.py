@@ -40,8 +40,8 @@ def test_a_stored_config_reads_back():
 
 
 def test_a_warm_up_in_steps_puts_the_ratio_out():
-    assert _read("warmup_steps=7").n_warmup_steps(100) == 7
-    assert _read("warmup_ratio=0.05").n_warmup_steps(110) == 6  # 5.5, rounded up
+    assert _read("warmup_steps=7").phases(100).n_warmup_steps == 7
+    assert _read("warmup_ratio=0.05").phases(110).n_warmup_steps == 6  # 5.5, rounded up
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,20 @@ def test_a_warm_up_in_steps_puts_the_ratio_out():
         ("micro_batch=7", "micro_batch 7 does not divide global_batch 256; valid values: 1, 2, 4, 8, 16, 32, 64, 128, 256"),
         ("betas=[0.9]", "betas is [0.9]; it takes a value of type two floats"),
         ("betas=[0.9, 1.0]", "betas is [0.9, 1.0]; each is at least 0 and below 1"),
-        ("dtype=float16", "dtype is 'float16'; allowed: auto, float32, bfloat16"),
-        ("packing=best", "packing is 'best'; allowed: concat"),
+        ("dtype=float16", "dtype is 'float16'; allowed: auto, float32, bfloat16, float64"),
+        ("packing=best", "packing is 'best'; allowed: concat, best_fit"),
         ("device=tpu", "device is 'tpu'; allowed: auto, cpu, cuda, cuda:N"),
         ("min_lr_ratio=1.5", "min_lr_ratio is 1.5; it takes a ratio from 0 to 1"),
+        ("schedule=step", "schedule is 'step'; allowed: cosine, linear, wsd, infinite, rewarm"),
+        ("schedule=rewarm", "schedule 'rewarm' needs base_lr, the rate at which the base's own training ended, which has no default;"),
+        ("base_lr=1e-6", "base_lr is given, and schedule 'cosine' does not read it; leave it out, or take rewarm"),
+        ("base_lr=1e-3", "base_lr is 0.001; it takes a number from 0 to lr, 3e-05"),
+        ("anneal_tokens=5M", "anneal_tokens is given, and schedule 'cosine' does not read it; leave it out, or take wsd or infinite"),
+        ("attention=all", "attention is 'all'; allowed: documents, causal"),
+        ("parallel=tp", "parallel is 'tp'; allowed: ddp, fsdp"),
+        ("peak_tflops=0", "peak_tflops is 0; it takes a number above 0"),
+        ("cost_per_hour=-1", "cost_per_hour is -1; it takes a number of at least 0"),
+        ("activation_checkpointing=-1", "activation_checkpointing is -1; it takes a whole number of at least 0"),
         ("weight_decay=-1", "weight_decay is -1; it takes a number of at least 0"),
     ],
 )
@@ -76,6 +86,11 @@ def test_a_wrong_setting_is_one_line_that_says_what_is_allowed(setting, message)
 def test_two_warm_ups_are_refused():
     with pytest.raises(ConfigError, match="both given"):
         _read("warmup_steps=7", "warmup_ratio=0.1")
+
+
+def test_an_infinite_schedule_does_not_rise_when_it_anneals():
+    with pytest.raises(ConfigError, match=r"constant_lr_ratio 0\.05 is below min_lr_ratio 0\.1"):
+        _read("schedule=infinite", "constant_lr_ratio=0.05")
 
 
 def test_a_file_that_is_not_there_or_not_toml_is_refused(tmp_path):

@@ -6,9 +6,14 @@ import torch
 
 from curate import manifest as manifests
 from curate import tokens
+from train.attention import arguments
 from train.checkpoint import opened
 from train.evaluate import evaluate, open_evalset, ratio_and_error, score
+from train.losses import TokenLoss
 from train.model import read_model
+from train.parallel import World
+
+_CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -20,6 +25,10 @@ def manifest(store):
 def model(store):
     with opened(store, "done", 12) as folder:
         return read_model(str(folder))
+
+
+def _loss(model):
+    return TokenLoss(model, arguments=arguments("documents", "sdpa"), chunk=100, dtype=torch.float32)
 
 
 def _naive_nats(store, manifest, model, seq_len):
@@ -44,7 +53,7 @@ def _naive_nats(store, manifest, model, seq_len):
 @pytest.mark.parametrize("seq_len", [64, 50])
 def test_nats_are_those_of_each_document_alone(store, manifest, model, seq_len):
     evalset = open_evalset(store, manifest, tokenizer=manifest.tokenizer, seq_len=seq_len)
-    nats = evaluate(model, evalset, batch_size=3, device=torch.device("cpu"), dtype=torch.float32)
+    nats = evaluate(_loss(model), evalset, batch_size=3, device=_CPU, world=World())
     assert nats == pytest.approx(_naive_nats(store, manifest, model, seq_len), rel=1e-5)
 
 
@@ -62,9 +71,9 @@ def test_bits_per_byte_are_nats_over_ln_2_over_bytes(store, manifest):
 
 def test_evaluation_leaves_mode_and_random_state_alone(store, manifest, model):
     evalset = open_evalset(store, manifest, tokenizer=manifest.tokenizer, seq_len=64)
-    model.train()
+    loss = _loss(model).train()
     before = torch.get_rng_state()
-    evaluate(model, evalset, batch_size=8, device=torch.device("cpu"), dtype=torch.float32)
+    evaluate(loss, evalset, batch_size=8, device=_CPU, world=World())
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
 

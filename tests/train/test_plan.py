@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -5,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.mix import apportion
-from train.plan import Drawn, Epoch, Plan, arrange, doc_keys, plan_epoch, splitmix64
+from train.config import PACKINGS
+from train.packing import PACKINGS as PACKERS
+from train.packing import Arranged, best_fit, concat, count_packed
+from train.plan import SCHEMA, Drawn, Epoch, Plan, arrange, arrange_all, doc_keys, plan_epoch, splitmix64
 
 _NAMES = ("domain", "wikipedia", "books", "web", "code", "forum", "news", "papers")
 
@@ -23,24 +28,32 @@ def _drawn(lengths):
     return drawn
 
 
-def _plan(drawn, *, seq_len, global_batch, seed=0, n_epochs=1):
+def _plan(drawn, *, seq_len, global_batch, seed=0, n_epochs=1, packing="concat"):
     n_tokens = int(sum(part.n_tokens.sum() for part in drawn))
+    plan = Plan("fingerprint", seq_len, global_batch, packing, seed, ())
     n_sequences = -(-n_tokens // seq_len)
-    n_steps = -(-n_sequences // global_batch)
-    epochs = tuple(Epoch(0, k, n_tokens, n_sequences, n_steps, k * n_steps) for k in range(n_epochs))
-    return Plan("fingerprint", seq_len, global_batch, "concat", seed, epochs)
+    epochs = []
+    for k in range(n_epochs):
+        if packing == "best_fit":
+            n_sequences = count_packed(arrange_all(drawn, plan, Epoch(0, k, 0, 0, 0, 0)), seq_len)
+        n_steps = -(-n_sequences // global_batch)
+        epochs.append(Epoch(0, k, n_tokens, n_sequences, n_steps, sum(epoch.n_steps for epoch in epochs)))
+    return dataclasses.replace(plan, epochs=tuple(epochs))
+
+
+def _table(drawn, plan, index=0):
+    return pa.concat_tables([SCHEMA.empty_table(), *plan_epoch(drawn, plan, index)])
 
 
 _LENGTHS = st.lists(st.lists(st.integers(1, 60), max_size=30), min_size=1, max_size=5).filter(lambda parts: any(parts))
 _SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6))
-# No deadline: the first example compiles the kernel, which takes a second.
 
 
-@given(_LENGTHS, _SHAPES)
-@settings(max_examples=150, deadline=None)
-def test_every_drawn_token_is_in_the_plan_once(lengths, shape):
+@given(_LENGTHS, _SHAPES, st.sampled_from(PACKINGS))
+@settings(max_examples=300)
+def test_every_drawn_token_is_in_the_plan_once(lengths, shape, packing):
     drawn = _drawn(lengths)
-    table = plan_epoch(drawn, _plan(drawn, seq_len=shape[0], global_batch=shape[1]), 0)
+    table = _table(drawn, _plan(drawn, seq_len=shape[0], global_batch=shape[1], packing=packing))
     planned = np.concatenate(
         [[], *(np.arange(row["start"], row["start"] + row["length"]) + 1000 * row["ordinal"] for row in table.to_pylist())]
     )
@@ -49,12 +62,12 @@ def test_every_drawn_token_is_in_the_plan_once(lengths, shape):
 
 
 @given(_LENGTHS, _SHAPES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_sequence_is_full_but_the_last_and_rows_are_sorted(lengths, shape):
     drawn = _drawn(lengths)
     seq_len, global_batch = shape
     plan = _plan(drawn, seq_len=seq_len, global_batch=global_batch)
-    table = plan_epoch(drawn, plan, 0)
+    table = _table(drawn, plan, 0)
     step, sequence, slot, length = (table[name].to_numpy().astype(np.int64) for name in ("step", "sequence", "slot", "length"))
     filled = np.bincount(step * global_batch + sequence, length)
     assert (filled[:-1] == seq_len).all()
@@ -64,9 +77,9 @@ def test_every_sequence_is_full_but_the_last_and_rows_are_sorted(lengths, shape)
     assert step.max() == plan.n_steps - 1
 
 
-def _worst_deviation(drawn, *, seq_len, global_batch):
+def _worst_deviation(drawn, *, seq_len, global_batch, packing="concat"):
     """Give the farthest that a component is from its share after any sequence, in tokens."""
-    table = plan_epoch(drawn, _plan(drawn, seq_len=seq_len, global_batch=global_batch), 0)
+    table = _table(drawn, _plan(drawn, seq_len=seq_len, global_batch=global_batch, packing=packing))
     place = table["step"].to_numpy().astype(np.int64) * global_batch + table["sequence"].to_numpy()
     totals = np.array([part.n_tokens.sum() for part in drawn])
     component = np.repeat(np.arange(len(drawn)), [len(part.ordinal) for part in drawn])
@@ -77,9 +90,15 @@ def _worst_deviation(drawn, *, seq_len, global_batch):
 
 
 @given(_LENGTHS, _SHAPES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_after_every_sequence_each_component_is_within_one_sequence_of_its_share(lengths, shape):
     assert _worst_deviation(_drawn(lengths), seq_len=shape[0], global_batch=shape[1]) < shape[0]
+
+
+@given(_LENGTHS, _SHAPES)
+@settings(max_examples=150)
+def test_so_it_is_where_documents_are_packed_whole(lengths, shape):
+    assert _worst_deviation(_drawn(lengths), seq_len=shape[0], global_batch=shape[1], packing="best_fit") <= shape[0] * (1 + 1e-12)
 
 
 def test_the_mixture_holds_where_the_largest_deficit_would_be_off_by_more_than_a_sequence():
@@ -92,7 +111,7 @@ _STAGES = st.lists(st.tuples(_WEIGHTS, st.integers(2000, 12_000), st.integers(1,
 
 
 @given(stages=_STAGES, seq_len=st.integers(64, 300), global_batch=st.integers(1, 8), length=st.integers(1, 900))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_after_every_step_of_a_run_each_component_is_within_one_sequence_of_its_shares(stages, seq_len, global_batch, length):
     epochs, drawn, shares = [], [], []
     for number, (weights, n_tokens, n_epochs) in enumerate(stages):
@@ -107,7 +126,7 @@ def test_after_every_step_of_a_run_each_component_is_within_one_sequence_of_its_
     plan = Plan("fingerprint", seq_len, global_batch, "concat", 0, tuple(epochs))
     taken, wanted = np.zeros((plan.n_steps, len(_NAMES))), np.zeros((plan.n_steps, len(_NAMES)))
     for index, parts in enumerate(drawn):
-        table = plan_epoch(parts, plan, index)
+        table = _table(parts, plan, index)
         component = np.repeat(np.arange(len(parts)), [len(part.ordinal) for part in parts])
         step, n_tokens = table["step"].to_numpy(), table["length"].to_numpy()
         np.add.at(taken, (step, component[table["ordinal"].to_numpy()]), n_tokens)
@@ -118,6 +137,82 @@ def test_after_every_step_of_a_run_each_component_is_within_one_sequence_of_its_
     assert taken.sum() == plan.n_tokens == sum(n_tokens * n_epochs for _, n_tokens, n_epochs in stages)
 
 
+def _pieces(found):
+    """Give the pieces of a packing as rows (sequence, ordinal, start, length)."""
+    parts = list(found)
+    return [row for each in parts for row in zip(*(getattr(each, name).tolist() for name in _COLUMNS), strict=True)]
+
+
+_COLUMNS = ("sequence", "ordinal", "start", "length")
+
+
+def _arranged(lengths):
+    return [Arranged(part.ordinal, part.n_tokens) for part in _drawn(lengths)]
+
+
+@given(_LENGTHS, st.integers(1, 40), st.integers(1, 4))
+@settings(max_examples=300)
+def test_best_fit_cuts_no_document_that_fits_into_a_sequence(lengths, seq_len, window):
+    parts = _arranged(lengths)
+    rows = _pieces(best_fit(parts, seq_len, window))
+    wanted = [n for part in parts for n in part.n_tokens.tolist()]
+    # A document of n tokens has as many pieces as sequences that it needs: one where it fits.
+    assert len(rows) == sum(-(-n // seq_len) for n in wanted)
+    assert sorted(length for *_, length in rows) == sorted(
+        piece for n in wanted for piece in [seq_len] * (n // seq_len) + [n % seq_len] if piece
+    )
+    filled = np.bincount([row[0] for row in rows], [row[3] for row in rows])
+    assert (filled > 0).all()
+    assert filled.max() <= seq_len
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    assert len(filled) == count_packed(parts, seq_len, window)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 40))
+@settings(max_examples=200)
+def test_best_fit_puts_each_piece_where_the_least_room_is_left(lengths, seq_len):
+    rows = _pieces(best_fit(_arranged([lengths]), seq_len))
+    rooms = []
+    for length in sorted((row[3] for row in rows), reverse=True):
+        fitting = [room for room in rooms if room >= length]
+        room = min(fitting, default=seq_len)
+        if fitting:
+            rooms.remove(room)
+        rooms.append(room - length)
+    filled = np.bincount([row[0] for row in rows], [row[3] for row in rows])
+    assert sorted(seq_len - filled) == sorted(rooms)
+
+
+@given(_LENGTHS, st.integers(1, 40), st.integers(1, 100))
+@settings(max_examples=150)
+def test_how_much_is_laid_out_at_a_time_changes_nothing(lengths, seq_len, block_rows):
+    parts = _arranged(lengths)
+    assert _pieces(concat(parts, seq_len, block_rows)) == _pieces(concat(parts, seq_len))
+
+
+def test_packed_documents_stay_in_a_random_order():
+    rng = np.random.default_rng(0)
+    drawn = _drawn([rng.integers(1, 100, 1500).tolist()])
+    table = _table(drawn, _plan(drawn, seq_len=100, global_batch=1, packing="best_fit"))
+    longest = table.group_by("step", use_threads=False).aggregate([("length", "max")]).sort_by("step")["length_max"].to_numpy()
+    assert 500 < len(longest) < 1024
+    # As they were packed, they would fall from 99 to few.
+    tenths = [part.mean() for part in np.array_split(longest, 10)]
+    assert max(tenths) - min(tenths) < 15
+
+
+def test_padding_is_counted():
+    drawn = _drawn([[6], [6], [16]])
+    plan = _plan(drawn, seq_len=10, global_batch=3, packing="best_fit")
+    # Each 6 stands alone, 16 is 10 and 6; laid end to end they would fill three sequences but for two places.
+    assert (plan.epochs[0].n_sequences, plan.n_padded, plan.n_steps) == (4, 4 * 10 - 28, 2)
+    assert _plan(drawn, seq_len=10, global_batch=3).n_padded == 3 * 10 - 28
+
+
+def test_every_packing_of_the_config_has_its_function():
+    assert tuple(PACKERS) == PACKINGS
+
+
 def test_documents_of_an_ordered_stage_come_in_their_order_pass_by_pass():
     ordinal = np.array([0, 1, 2, 3, 0, 1], dtype=np.int64)
     repeat = np.array([0, 0, 0, 0, 1, 1], dtype=np.int64)
@@ -126,13 +221,13 @@ def test_documents_of_an_ordered_stage_come_in_their_order_pass_by_pass():
     order = arrange(part, seed=0, stage=0, epoch=0)
     assert sorted(order[:2]) == [1, 2]
     assert list(order[2:]) == [3, 0, 5, 4]
-    table = plan_epoch([part], _plan([part], seq_len=10, global_batch=2), 0)
+    table = _table([part], _plan([part], seq_len=10, global_batch=2), 0)
     assert table["ordinal"].to_pylist() == ordinal[order].tolist()
 
 
 def test_a_document_that_is_cut_goes_on_in_the_next_sequence_of_its_component():
     drawn = _drawn([[10]])
-    table = plan_epoch(drawn, _plan(drawn, seq_len=4, global_batch=2), 0)
+    table = _table(drawn, _plan(drawn, seq_len=4, global_batch=2), 0)
     assert table.drop_columns("ordinal").to_pylist() == [
         {"step": 0, "sequence": 0, "slot": 0, "start": 0, "length": 4},
         {"step": 0, "sequence": 1, "slot": 0, "start": 4, "length": 4},
@@ -142,7 +237,7 @@ def test_a_document_that_is_cut_goes_on_in_the_next_sequence_of_its_component():
 
 def test_tails_of_components_share_the_last_sequence():
     drawn = _drawn([[6], [3]])
-    table = plan_epoch(drawn, _plan(drawn, seq_len=4, global_batch=8), 0)
+    table = _table(drawn, _plan(drawn, seq_len=4, global_batch=8), 0)
     assert table.filter(pa.compute.equal(table["sequence"], 2)).num_rows == 1
     assert table["length"].to_pylist() == [4, 3, 1, 1]
 
@@ -150,7 +245,7 @@ def test_tails_of_components_share_the_last_sequence():
 def test_epochs_are_shuffled_differently_and_steps_go_on():
     drawn = _drawn([[5] * 40])
     plan = _plan(drawn, seq_len=10, global_batch=4, n_epochs=2)
-    first, second = plan_epoch(drawn, plan, 0), plan_epoch(drawn, plan, 1)
+    first, second = _table(drawn, plan, 0), _table(drawn, plan, 1)
     assert first["ordinal"].to_pylist() != second["ordinal"].to_pylist()
     assert second["step"][0].as_py() == first["step"][-1].as_py() + 1
 
@@ -159,7 +254,7 @@ def test_the_order_does_not_depend_on_the_order_of_the_draw():
     part = _drawn([list(range(1, 50))])[0]
     back = Drawn(part.component, part.ordinal[::-1], part.repeat[::-1], part.n_tokens[::-1], part.key[::-1])
     plan = _plan([part], seq_len=16, global_batch=2)
-    assert plan_epoch([part], plan, 0).equals(plan_epoch([back], plan, 0))
+    assert _table([part], plan, 0).equals(_table([back], plan, 0))
 
 
 def test_the_seed_and_the_repeat_change_the_order():

@@ -155,9 +155,9 @@ def test_the_stream_decodes_to_the_texts_of_the_documents_drawn(store, manifest,
     stream = open_run(prepared).stream
     first = prepared.plan.epochs[0]
     batches = [stream.batch(step) for step in range(first.n_steps)]
-    labels = np.concatenate([batch.labels_BT.ravel() for batch in batches])
+    labels = np.concatenate([batch.targets_BT.ravel() for batch in batches])
     assert (labels != IGNORED).sum() == first.n_tokens == prepared.recount.epoch_tokens[0]
-    targets = np.concatenate([batch.targets_BT.ravel()[batch.labels_BT.ravel() != IGNORED] for batch in batches])
+    targets = np.concatenate([batch.targets_BT.ravel()[batch.targets_BT.ravel() != IGNORED] for batch in batches])
     found = {}
     table = store.read_table(f"{prepared.plan.path}/epoch-0/part-0.parquet").to_pylist()
     at = 0
@@ -205,7 +205,7 @@ def test_only_rows_that_an_epoch_draws_are_counted_and_can_be_streamed(store, ma
     config = TrainConfig(seq_len=64, global_batch=8, epochs=1)
     plan = make_plan(half, config, n_tokens=counted.epoch_tokens, tokenizer=base.tokenizer["sha256"])
     stream, _ = open_stream(store, half, plan, tokenizer=base.tokenizer, n_tokens=counted.n_tokens)
-    labels = np.concatenate([stream.batch(step).labels_BT.ravel() for step in range(plan.n_steps)])
+    labels = np.concatenate([stream.batch(step).targets_BT.ravel() for step in range(plan.n_steps)])
     own = tokenizers.Tokenizer.from_str(base.files["tokenizer.json"].decode())
     n_whole = sum(len(table) - 1 for table in draws)
     assert n_whole <= (labels == own.token_to_id("<|endoftext|>")).sum() <= n_whole + len(draws)
@@ -317,8 +317,7 @@ def test_the_component_that_moves_most_is_named():
 
 def test_the_key_of_a_plan_covers_another_tokenizer_and_knows_nothing_of_the_manifests_own():
     plan = Plan("f", 64, 8, "concat", 0, (Epoch(0, 0, 100, 2, 1, 0),))
-    epoch = {"stage": 0, "epoch": 0, "n_tokens": 100, "n_sequences": 2, "n_steps": 1, "first_step": 0}
-    table = {"plan_version": 1, "fingerprint": "f", "seq_len": 64, "global_batch": 8, "packing": "concat", "seed": 0, "epochs": [epoch]}
+    table = {"plan_version": 2, "fingerprint": "f", "seq_len": 64, "global_batch": 8, "packing": "concat", "seed": 0, "epochs": [[0, 0]]}
     assert plan.key == digest_of(table)[:32]
     assert dataclasses.replace(plan, tokenizer="ab").key == digest_of({**table, "tokenizer": "ab"})[:32]
 

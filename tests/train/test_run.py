@@ -18,7 +18,8 @@ def _lines(root, name, file):
 
 def _computed(store, name):
     """What must not differ between two runs: everything of a step but the clock and the attempt."""
-    return [{key: value for key, value in line.items() if key not in ("tokens_per_s", "attempt")} for line in read_metrics(store, name)]
+    clock = ("tokens_per_s", "wait_ratio", "mfu", "cost", "attempt")
+    return [{key: value for key, value in line.items() if key not in clock} for line in read_metrics(store, name)]
 
 
 def _weights(root, name, step):
@@ -202,3 +203,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(root, train, settings):
 def test_evaluations_are_spread_evenly_and_never_twice_at_one_step():
     assert sorted(steps_to_evaluate(10, 3)) == [0, 2, 5, 8, 10]
     assert sorted(steps_to_evaluate(2, 7)) == [0, 1, 2]
+
+
+def test_what_auto_came_to_stays_on_resume(root, train):
+    _interrupt(root, "again", at=8)
+    record = root / "runs/again/run.json"
+    record.write_text(record.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"'))
+    done = train("run", "--manifest", "v1", "--out", "again", "--resume", "--root", str(root))
+    assert done.code == 0, done.err
+    assert "bfloat16 on cpu" in done.out
