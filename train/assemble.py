@@ -50,7 +50,7 @@ class Rows:
 
 
 def fill_tokens(places: Places, rows: Rows, separator: int, inputs_BT: npt.NDArray[Any], targets_BT: npt.NDArray[Any]) -> None:
-    """Write every input and target, of any integer type; the input under a target: the token before it in its document or the separator."""
+    """Write every input and target, of any integer type. An input is the token before its target in the document, or the separator."""
     spans = places.span_at, places.span_start, places.span_end
     where = places.address, places.like, places.segment, places.offset
     _fill_tokens(*where, *spans, rows.sequence, rows.ordinal, rows.start, rows.length, separator, inputs_BT, targets_BT)

@@ -19,9 +19,6 @@ from curate.manifest import Manifest, ManifestError
 from curate.store import Store
 from train.assemble import Ints
 from train.config import ConfigError, config_from
-from train.journal import read_metrics
-from train.lineage import continued_base, origin_of
-from train.model import find_base
 from train.plan import Plan, epoch_tokens, find_plan, list_epochs
 from train.plan_file import Planner
 from train.recount import recount
@@ -60,6 +57,10 @@ def open_traced(store: Store, name: str) -> Traced:
     config = config_from(record["config"])
     tokenizer, n_tokens, counts, sha256 = manifest.tokenizer, None, epoch_tokens(manifest, config), ""
     if record.get("tokenizer", tokenizer)["sha256"] != tokenizer["sha256"]:
+        # These import torch and transformers, which takes seconds that most questions need not wait for.
+        from train.lineage import continued_base, origin_of
+        from train.model import find_base
+
         origin = origin_of(record)
         base = continued_base(store, manifest, origin) if origin else find_base(store, manifest, record["model"])
         counted = recount(store, manifest, base.tokenizer, base.files["tokenizer.json"], epochs=list_epochs(manifest, config))
@@ -70,7 +71,7 @@ def open_traced(store: Store, name: str) -> Traced:
             f"run {name!r} has plan {record['plan']}, and what run.json names comes to plan {plan.key} under this version;"
             " use the gapless that the run was begun with"
         )
-    n_done = max((line["step"] + 1 for line in read_metrics(store, name)), default=0)
+    n_done = max((line["step"] + 1 for line in store.read_lines(f"runs/{name}/metrics.jsonl")), default=0)
     return Traced(store, name, manifest, plan, tokenizer, n_tokens, record["n_steps"], n_done)
 
 

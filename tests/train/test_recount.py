@@ -134,6 +134,15 @@ def test_a_resumed_run_equals_the_undisturbed_one_bit_for_bit(root, store, train
     assert (root / "runs/other/checkpoints/step-6/model.safetensors").read_bytes() == weights
 
 
+def test_the_data_of_a_recounted_run_verifies_and_traces(root, train):
+    done = train("verify", "other", "--root", str(root))
+    assert (done.code, done.err) == (0, "")
+    assert "stream: 6 of 6 steps computed again" in done.out
+    found = json.loads(train("trace", "other", "--step", "0", "--json", "--root", str(root)).out)
+    assert found["n_tokens"] == 8 * 64
+    assert all(piece["start"] + piece["length"] <= piece["document_tokens"] for piece in found["pieces"])
+
+
 def test_a_run_does_not_go_on_with_another_tokenizer(root, train, model_folder, tmp_path):
     moved = shutil.copytree(model_folder, tmp_path / "other")
     record = root / "runs/other/run.json"
