@@ -25,6 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 _CPU = torch.device("cpu")
+# The first steps of a turn compile, and have no gradients to add to yet.
+_N_WARM = 2
 _SMALL = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4, "num_attention_heads": 2}
 _LARGE = {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4}
 # Float32 sums in another order, and AdamW, which makes much of gradients near zero.
@@ -44,17 +46,17 @@ def main() -> int:
     options = Options(dtype=dtype, compile=args.full or args.compile)
     if args.threads or not args.full:
         torch.set_num_threads(args.threads or 1)
-    n_timed = 6 if args.full else 3
+    n_timed = 5
     has_trainer = find_trainer(make=args.full)
     if not has_trainer:
         print("transformers.Trainer is left out: it needs accelerate (--full fetches it)")
     contestants: dict[str, Any] = {"ours": Ours(work, options), "plain PyTorch loop": Plain(work, options)}
     if has_trainer:
         contestants |= {"Trainer, equal options": Trainer(work, options), "Trainer, defaults": Trainer(work, None)}
-    seconds, losses = _take_turns(contestants, packed_batches(work, n_timed + 1), args.runs)
+    seconds, losses = _take_turns(contestants, packed_batches(work, n_timed + _N_WARM), args.runs)
     name = f"{str(dtype).removeprefix('torch.')}, {'compiled' if options.compile else 'not compiled'}, {torch.get_num_threads()} threads"
     _print_ratios(f"a step, {name}", work.n_tokens * n_timed, seconds)
-    _print_ladder(work, options, packed_batches(work, n_timed + 1), args.runs)
+    _print_ladder(work, options, packed_batches(work, n_timed + _N_WARM), args.runs)
     problems = _wrong_losses(losses, _TOLERANCE[dtype])
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -64,12 +66,12 @@ def main() -> int:
 def _take_turns(
     contestants: Mapping[str, Any], batches: list[Packed], n_runs: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Give the seconds of each turn and the losses of the first one. A turn's first step warms up."""
+    """Give the seconds of each turn and the losses of the first one. The first steps of a turn warm up."""
     seconds: dict[str, list[float]] = {label: [] for label in contestants}
     losses: dict[str, list[float]] = {}
     for _ in range(n_runs):
         for label, contestant in contestants.items():
-            found, said = contestant.run(batches, 1)
+            found, said = contestant.run(batches, _N_WARM)
             seconds[label].append(found)
             losses.setdefault(label, said)
     return seconds, losses
@@ -99,7 +101,7 @@ def _print_ladder(work: Work, best: Options, batches: list[Packed], n_runs: int)
     before: list[float] | None = None
     for label, times in seconds.items():
         ratio = "" if before is None else f"{statistics.median(old / new for old, new in zip(before, times, strict=True)):.3f}x"
-        table.add_row(label, f"{work.n_tokens * (len(batches) - 1) / statistics.median(times):,.0f}", ratio)
+        table.add_row(label, f"{work.n_tokens * (len(batches) - _N_WARM) / statistics.median(times):,.0f}", ratio)
         before = times
     _console().print(table)
 
