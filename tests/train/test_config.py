@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from train.config import TINY, ConfigError, TrainConfig, config_from, defaults, read_config, to_table
+from train.config import FREE_ON_RESUME, TINY, ConfigError, TrainConfig, config_from, defaults, read_config, to_table
 
 _PAGE = pathlib.Path(__file__).parents[2] / "docs" / "training.md"
 
@@ -109,3 +109,4 @@ def test_the_docs_list_every_key_with_both_defaults():
         assert unit, key
         assert json.loads(real) == defaults("some/model")[key], key
         assert json.loads(tiny) == defaults(TINY)[key], key
+    assert {key for key, (unit, _, _) in written.items() if unit.endswith(" *")} == set(FREE_ON_RESUME)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 
@@ -14,7 +15,7 @@ from curate.store import Store
 from train.journal import read_metrics
 
 _ROOT = pathlib.Path(__file__).parents[2]
-_SETTINGS = ("seq_len=32", "global_batch=8", "n_evals=1", "max_steps=50", "dtype=float64", "checkpoint_every=10")
+_SETTINGS = ("seq_len=32", "global_batch=8", "n_evals=1", "max_steps=50", "dtype=float64", "checkpoint_every=10", "log_documents=true")
 
 
 def _command(n_processes, *arguments):
@@ -52,8 +53,12 @@ def _weights(root, name):
     return safetensors.torch.load_file(root / f"runs/{name}/checkpoints/step-50/model.safetensors")
 
 
+def _documents(root, name):
+    return pq.read_table(root / f"runs/{name}/documents").to_pydict()
+
+
 def _assert_equal(root, one, other):
-    """Every loss, norm and evaluation within 1e-9, the same tokens, and the same weights at the end."""
+    """Every loss, norm and evaluation within 1e-9, the same tokens, losses by document in one order, and the same weights at the end."""
     store = Store(str(root))
     lines = [read_metrics(store, name) for name in (one, other)]
     assert len(lines[0]) == len(lines[1]) == 50
@@ -65,6 +70,9 @@ def _assert_equal(root, one, other):
     files = [(root / f"runs/{name}/evaluations.jsonl").read_text().splitlines() for name in (one, other)]
     scores = [{(line["component"], line["step"]): line["bpb"] for line in map(json.loads, file)} for file in files]
     assert scores[0] == pytest.approx(scores[1], abs=1e-9)
+    rows = [_documents(root, name) for name in (one, other)]
+    assert rows[0].pop("loss") == pytest.approx(rows[1].pop("loss"), abs=1e-9)
+    assert rows[0] == rows[1]
     weights = [_weights(root, name) for name in (one, other)]
     assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
