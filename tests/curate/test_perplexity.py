@@ -378,6 +378,9 @@ def test_why_says_the_perplexity_and_its_place(folder):
     assert place["perplexity_percentile"] == round(100 * sum(one > row["perplexity"] for one in scored) / len(scored), 2)
     done = curate("why", row["row_id"], "--manifest", "v1", "--root", "root", cwd=folder)
     assert f"{row['perplexity']:.4f}, below {place['perplexity_percentile']:g} %" in done.stdout
+    ranked = next(row["row_id"] for row in _in_domain(_rows(folder, "v2")) if row["rank"] is not None)
+    done = curate("why", ranked, "--manifest", "v2", "--root", "root", cwd=folder)
+    assert "each stratum of floor(log2(n_words)) has a cut of its own" in " ".join(done.stdout.split())
     asked = explain_text(store, version, row["text"])
     assert (asked["perplexity"], asked["quality"]) == (pytest.approx(row["perplexity"]), pytest.approx(row["quality"]))
     assert asked["overlap"] == pytest.approx(row["overlap"])
