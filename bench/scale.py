@@ -39,6 +39,8 @@ scorers = []
 [select]
 order_by = "random"
 budget_tokens = {budget}
+[mix]
+preset = "none"
 [tokenizer]
 vocab_size = 4096
 max_fit_bytes = 10000000

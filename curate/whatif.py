@@ -91,6 +91,7 @@ def what_if(store: Store, changed: Recipe, base: Recipe | Manifest) -> dict[str,
     too much of a source is unreadable.
     """
     found = _find(store, changed)
+    check_quarantine(changed, found.ingested)  # of the two recipes only this one is asked for
     with database(store, _MEMORY, found.n_rows) as connection:
         if isinstance(base, Recipe):
             below = _find(store, base)
@@ -123,7 +124,6 @@ def _find(store: Store, recipe: Recipe) -> _Found:
     if recipe.is_sample and not pathlib.Path(sample_dir(store)).exists():
         raise DomainError(f"the sample corpus was never written below {store.url()}; {_FIRST}")
     ingested = ingest(store, recipe.sources, run=_Nothing())
-    check_quarantine(recipe, ingested)
     of_texts = [name for name in recipe.families_to_compute() if name not in CORPUS_FAMILIES]
     facts = {name: families.facts_of(recipe.families, name) for name in of_texts}
     facts |= scoring.facts_of(store, scoring.known(store, recipe))

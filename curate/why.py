@@ -217,6 +217,7 @@ def place(connection: duckdb.DuckDBPyConnection, manifest: Manifest, component: 
     is_domain = component == DOMAIN_COMPONENT
     cut_by = score_of(select) if is_domain and select else None
     found = {"n_ranked": n_ranked, "cut": cut, "order_by": select.get("order_by") if is_domain else "random"}
+    found["stratify_by"] = select.get("stratify_by") if is_domain else None
     for name, best in BEST_FIRST.items():
         worst, worse = ("min", "<") if best == "DESC" else ("max", ">")
         query = _SCORE_PLACE.format(name=name, worst=worst, worse=worse)

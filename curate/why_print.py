@@ -140,6 +140,8 @@ def _place_lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     if row["rank"] is not None:
         order = f" by {place['order_by']}" if place["order_by"] else ""
         cut = "nothing of the component is in training" if place["cut"] is None else f"the cut is after rank {place['cut']:,}"
+        if place["cut"] is not None and place["stratify_by"]:
+            cut = f"each stratum of {place['stratify_by']} has a cut of its own, and the last row taken has rank {place['cut']:,}"
         lines.append(("rank", printable(f"{row['rank']:,} of {place['n_ranked']:,}{order}; {cut}")))
     return lines
 

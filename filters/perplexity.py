@@ -93,8 +93,10 @@ def load_kenlm(path: str) -> KenlmModel:
         import kenlm  # type: ignore[import-not-found]  # compiled at its installation, and only this needs it
     except ImportError:
         raise ValueError(f'{path} is read by the kenlm package, which is not installed; pip install "gapless[kenlm]"') from None
+    quiet = kenlm.Config()
+    quiet.show_progress, quiet.arpa_complain = False, kenlm.ARPALoadComplain.NONE
     try:
-        return KenlmModel(kenlm.Model(path))
+        return KenlmModel(kenlm.Model(path, quiet))
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path} is no model that KenLM reads ({' '.join(str(error).split())[:200]})") from None
 

@@ -8,6 +8,9 @@ import sys
 import hypothesis
 import pytest
 
+# A process per core runs the tests, and threads of torch that wait would spin on the others' cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The first example of a kernel compiles it, and a busy machine takes its time: neither says anything about the code.
 hypothesis.settings.register_profile("gapless", deadline=None)
 hypothesis.settings.load_profile("gapless")

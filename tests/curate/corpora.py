@@ -65,7 +65,7 @@ scorers = ["quality"]
 [quality]
 dim = 8
 bucket = 1000
-rounds = 1
+rounds = 2
 lr = 1.0
 epochs = 20
 [select]

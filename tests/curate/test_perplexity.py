@@ -136,6 +136,7 @@ def test_a_near_copy_of_the_reference_is_told_by_its_overlap(folder):
     assert max(value for value in overlaps.values() if value is not None) <= 0.2
 
 
+@pytest.mark.slow
 def test_without_rows_of_the_reference_there_are_no_halves_until_there_are(tmp_path):
     _write(tmp_path)
     recipe = tmp_path / "recipe.toml"
@@ -151,6 +152,7 @@ def test_without_rows_of_the_reference_there_are_no_halves_until_there_are(tmp_p
     assert _build(tmp_path).manifest.info["scorers"][1]["models"] == second["models"]
 
 
+@pytest.mark.slow
 def test_halves_of_a_reference_that_is_gone_are_refused_with_the_way_out(tmp_path):
     _write(tmp_path)
     recipe = tmp_path / "recipe.toml"
@@ -163,6 +165,7 @@ def test_halves_of_a_reference_that_is_gone_are_refused_with_the_way_out(tmp_pat
         _build(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_digests_whatever_the_workers_and_the_cut_of_the_files(folder, tmp_path):
     _write(tmp_path, n_files=3, reverse=True)
     again, first = _build(tmp_path, workers=2).manifest.info, _version(folder, "v1")[1].info
@@ -375,6 +378,9 @@ def test_why_says_the_perplexity_and_its_place(folder):
     assert place["perplexity_percentile"] == round(100 * sum(one > row["perplexity"] for one in scored) / len(scored), 2)
     done = curate("why", row["row_id"], "--manifest", "v1", "--root", "root", cwd=folder)
     assert f"{row['perplexity']:.4f}, below {place['perplexity_percentile']:g} %" in done.stdout
+    ranked = next(row["row_id"] for row in _in_domain(_rows(folder, "v2")) if row["rank"] is not None)
+    done = curate("why", ranked, "--manifest", "v2", "--root", "root", cwd=folder)
+    assert "each stratum of floor(log2(n_words)) has a cut of its own" in " ".join(done.stdout.split())
     asked = explain_text(store, version, row["text"])
     assert (asked["perplexity"], asked["quality"]) == (pytest.approx(row["perplexity"]), pytest.approx(row["quality"]))
     assert asked["overlap"] == pytest.approx(row["overlap"])
