@@ -2,14 +2,16 @@
 
     arranged documents of each component -> concat | best_fit -> pieces, in the order of the sequences -> plan
 
-Both interleave the components so that after every sequence each is within one sequence of its share of the tokens so far,
-and both yield whole sequences. They differ in what they cut:
+Both shuffle a component's sequences, unless a stage gives the order, interleave the components so that after every sequence each is within
+one sequence of its share of the tokens so far, and yield whole sequences. They differ in what they cut:
 
 - concat lays a component's documents end to end and cuts at sequence ends. No place is empty but in the last sequence of an
   epoch; most sequences begin and end within a document.
 - best_fit cuts only documents that are longer than a sequence, and packs pieces by best fit decreasing, as in Ding et al.,
   Fewer truncations improve language modeling (2024, arXiv 2404.10830). What it pays: places that stay empty at sequence ends. It
   packs within windows of some 1,024 sequences of a component, so memory is bounded and the order stays shuffled.
+
+Shuffles are within a block of concat and a window of best_fit.
 
 A new packing is one function and one row of PACKINGS. Memory: 16 bytes a document, and a block or a window of pieces.
 """
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from train.assemble import Ints, jit
+from train.shuffle import shuffled
 
 _BLOCK_ROWS = 131_072
 _WINDOW_SEQUENCES = 1024
@@ -28,10 +31,15 @@ _WINDOW_DOCUMENTS = 262_144
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Arranged:
-    """A component's documents in the order in which an epoch takes them, and the tokens that it takes of each."""
+    """A component's documents in the order in which an epoch takes them, and the tokens that it takes of each.
+
+    `salt` shuffles the sequences that they fill, so that a long document is not all there is in a step; without one the order is
+    that of the documents.
+    """
 
     ordinal: Ints
     n_tokens: Ints
+    salt: np.uint64 | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +64,10 @@ class _Window:
 
 
 def concat(parts: Sequence[Arranged], seq_len: int, block_rows: int = _BLOCK_ROWS) -> Iterator[Pieces]:
-    """Lay documents end to end and cut them at sequence ends; nothing is lost and nothing stays empty but at the very end."""
+    """Lay documents end to end and cut them at sequence ends; nothing is lost and nothing stays empty but at the very end.
+
+    Sequences are shuffled within a block.
+    """
     ends = [np.cumsum(part.n_tokens) for part in parts]
     totals = np.array([end[-1] if len(end) else 0 for end in ends], dtype=np.int64)
     n_sequences = -(-int(totals.sum()) // seq_len)
@@ -72,7 +83,9 @@ def concat(parts: Sequence[Arranged], seq_len: int, block_rows: int = _BLOCK_ROW
             found.append(np.stack([runs[run], part.ordinal[document], begin, length]))
         # Runs are numbered in the order of the stream and a component's pieces are in order within each.
         run, ordinal, begin, length = _in_order(found)
-        yield Pieces(sequence[run], ordinal, begin, length)
+        place = _shuffle(sequence, component, [part.salt for part in parts], first)[run]
+        order = np.argsort(place, kind="stable")
+        yield Pieces(place[order], ordinal[order], begin[order], length[order])
 
 
 def best_fit(parts: Sequence[Arranged], seq_len: int, window: int = _WINDOW_SEQUENCES) -> Iterator[Pieces]:
@@ -107,6 +120,19 @@ def count_packed(parts: Sequence[Arranged], seq_len: int, window: int = _WINDOW_
     return sum(len(packed.filled) for part in parts for packed in _windows(part, seq_len, window))
 
 
+def _shuffle(sequence: Ints, component: Ints, salts: Sequence[np.uint64 | None], first: int) -> Ints:
+    """Give each run of a block its sequence after the shuffle: sequences of one run change places with others of their component, the
+    last one and those of several components stay."""
+    place = sequence.copy()
+    is_alone = np.bincount(sequence - first)[sequence - first] == 1
+    is_alone[-1] = False
+    for code, salt in enumerate(salts):
+        if salt is not None:
+            runs = np.flatnonzero(is_alone & (component == code))
+            place[runs[shuffled(first, len(runs), salt)]] = sequence[runs]
+    return place
+
+
 def _in_order(found: list[Ints]) -> Ints:
     """Merge the rows of components by their first column, which each component has in order."""
     merged = np.concatenate(found, axis=1)
@@ -137,16 +163,16 @@ def _windows(part: Arranged, seq_len: int, window: int) -> Iterator[_Window]:
     while first < len(ends):
         enough = (int(ends[first - 1]) if first else 0) + window * seq_len
         last = min(int(np.searchsorted(ends, enough)) + 1, first + _WINDOW_DOCUMENTS, len(ends))
-        yield _pack(part.ordinal[first:last], part.n_tokens[first:last], seq_len)
+        yield _pack(Arranged(part.ordinal[first:last], part.n_tokens[first:last], part.salt), seq_len, first)
         first = last
 
 
-def _pack(ordinal: Ints, n_tokens: Ints, seq_len: int) -> _Window:
-    """Pack documents into as few sequences as best fit decreasing finds.
+def _pack(part: Arranged, seq_len: int, first: int) -> _Window:
+    """Pack documents, of which the first is the component's number `first`, into as few sequences as best fit decreasing finds.
 
-    Sequences come in the order of their longest pieces, which a shuffle has made a random one, and pieces within them in the
-    order of the documents.
+    Sequences are shuffled, or come in the order of their longest pieces; pieces within them in the order of the documents.
     """
+    ordinal, n_tokens = part.ordinal, part.n_tokens
     n_pieces = -(-n_tokens // seq_len)
     document = np.repeat(np.arange(len(n_tokens)), n_pieces)
     start = seq_len * (np.arange(len(document)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces))
@@ -155,7 +181,8 @@ def _pack(ordinal: Ints, n_tokens: Ints, seq_len: int) -> _Window:
     bins = _best_fit(length[longest_first], seq_len)
     _, opens = np.unique(bins, return_index=True)
     place = np.empty(len(opens), dtype=np.int64)
-    place[np.argsort(longest_first[opens])] = np.arange(len(opens))
+    order = np.argsort(longest_first[opens]) if part.salt is None else shuffled(first, len(opens), part.salt)
+    place[order] = np.arange(len(opens))
     sequence = np.empty(len(bins), dtype=np.int64)
     sequence[longest_first] = place[bins]
     order = np.argsort(sequence, kind="stable")

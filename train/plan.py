@@ -5,17 +5,16 @@
 One row per piece of a document in a sequence, sorted by (step, sequence, slot). The plan is a pure function of its key
 and epochs do not depend on each other, so any epoch can be built again anywhere, and state is a step number.
 
-The decision: documents are shuffled within their component, or stand in the order of the stage, and whole sequences of one
-component are interleaved (train/packing.py). Cost: a sequence shows one component (except the few in which a component runs
-out), and with best_fit the draws of all epochs are packed once before the first step, because only that says how many steps there are.
+The decision: documents are shuffled within their component, and then the sequences that they fill, or both stand in the order of
+the stage; whole sequences of one component are interleaved (train/packing.py). Cost: a sequence shows one component (except the few
+in which a component runs out), and with best_fit the draws of all epochs are packed once before the first step, because only that
+says how many steps there are.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,10 +24,9 @@ from curate.store import Store, digest_of
 from train.assemble import Ints as Ints
 from train.config import TrainConfig
 from train.packing import PACKINGS, Arranged, count_packed
+from train.shuffle import Hashes, salt_of, splitmix64
 
-PLAN_VERSION = 2
-
-Hashes = npt.NDArray[np.uint64]
+PLAN_VERSION = 3
 
 SCHEMA = pa.schema(
     [
@@ -174,27 +172,22 @@ def plan_epoch(drawn: list[Drawn], plan: Plan, index: int) -> Iterator[pa.Table]
 
 def arrange_all(drawn: list[Drawn], plan: Plan, epoch: Epoch) -> list[Arranged]:
     """Put the documents of each component in the order in which an epoch takes them."""
-    orders = [arrange(part, seed=plan.seed, stage=epoch.stage, epoch=epoch.epoch) for part in drawn]
-    return [Arranged(part.ordinal[order], part.n_tokens[order]) for part, order in zip(drawn, orders, strict=True)]
+    found = []
+    for part in drawn:
+        order = arrange(part, seed=plan.seed, stage=epoch.stage, epoch=epoch.epoch)
+        salt = salt_of(f"sequences|{plan.seed}|{epoch.stage}|{epoch.epoch}|{part.component}") if part.place is None else None
+        found.append(Arranged(part.ordinal[order], part.n_tokens[order], salt))
+    return found
 
 
 def arrange(part: Drawn, *, seed: int, stage: int, epoch: int) -> Ints:
     """Order documents by a hash of (seed, stage, epoch, component, repeat, doc_id), a counter and not a generator; where they have places,
     by these, pass by pass, and equal ones by the hash."""
-    name = f"shuffle|{seed}|{stage}|{epoch}|{part.component}"
-    purpose = np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], dtype="<u8").astype(np.uint64)
+    purpose = salt_of(f"shuffle|{seed}|{stage}|{epoch}|{part.component}")
     salt = splitmix64(purpose + part.repeat.astype(np.uint64))
     hashes = splitmix64(part.key ^ salt)
     order: Ints = np.lexsort((part.ordinal, hashes) if part.place is None else (part.ordinal, hashes, part.place, part.repeat))
     return order
-
-
-def splitmix64(values: Hashes) -> Hashes:
-    """Mix 64 bits into 64 bits, one to one (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014)."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def doc_keys(doc_ids: pa.ChunkedArray) -> Hashes:

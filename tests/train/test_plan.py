@@ -10,7 +10,8 @@ from curate.mix import apportion
 from train.config import PACKINGS
 from train.packing import PACKINGS as PACKERS
 from train.packing import Arranged, best_fit, concat, count_packed
-from train.plan import SCHEMA, Drawn, Epoch, Plan, arrange, arrange_all, doc_keys, plan_epoch, splitmix64
+from train.plan import SCHEMA, Drawn, Epoch, Plan, arrange, arrange_all, doc_keys, plan_epoch
+from train.shuffle import splitmix64
 
 _NAMES = ("domain", "wikipedia", "books", "web", "code", "forum", "news", "papers")
 
@@ -225,14 +226,25 @@ def test_documents_of_an_ordered_stage_come_in_their_order_pass_by_pass():
     assert table["ordinal"].to_pylist() == ordinal[order].tolist()
 
 
-def test_a_document_that_is_cut_goes_on_in_the_next_sequence_of_its_component():
-    drawn = _drawn([[10]])
+def test_a_document_that_is_cut_goes_on_in_the_next_sequence_where_a_stage_has_an_order():
+    drawn = [dataclasses.replace(part, place=np.zeros(1, dtype=np.int64)) for part in _drawn([[10]])]
     table = _table(drawn, _plan(drawn, seq_len=4, global_batch=2), 0)
     assert table.drop_columns("ordinal").to_pylist() == [
         {"step": 0, "sequence": 0, "slot": 0, "start": 0, "length": 4},
         {"step": 0, "sequence": 1, "slot": 0, "start": 4, "length": 4},
         {"step": 1, "sequence": 0, "slot": 0, "start": 8, "length": 2},
     ]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_step_is_not_all_of_one_long_document(packing):
+    drawn = _drawn([[80] * 33, [160] * 33])
+    table = _table(drawn, _plan(drawn, seq_len=10, global_batch=8, packing=packing))
+    step, ordinal = (table[name].to_numpy() for name in ("step", "ordinal"))
+    distinct = [len(np.unique(ordinal[step == each])) for each in range(step.max())]
+    # Of 8 sequences drawn from 64 documents some 7.5 are of different ones; side by side they would be of 2.
+    assert np.mean(distinct) > 6.5
+    assert min(distinct) >= 4
 
 
 def test_tails_of_components_share_the_last_sequence():

@@ -326,7 +326,7 @@ def test_the_component_that_moves_most_is_named():
 
 def test_the_key_of_a_plan_covers_another_tokenizer_and_knows_nothing_of_the_manifests_own():
     plan = Plan("f", 64, 8, "concat", 0, (Epoch(0, 0, 100, 2, 1, 0),))
-    table = {"plan_version": 2, "fingerprint": "f", "seq_len": 64, "global_batch": 8, "packing": "concat", "seed": 0, "epochs": [[0, 0]]}
+    table = {"plan_version": 3, "fingerprint": "f", "seq_len": 64, "global_batch": 8, "packing": "concat", "seed": 0, "epochs": [[0, 0]]}
     assert plan.key == digest_of(table)[:32]
     assert dataclasses.replace(plan, tokenizer="ab").key == digest_of({**table, "tokenizer": "ab"})[:32]
 

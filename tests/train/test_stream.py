@@ -13,9 +13,10 @@ from curate.store import Store
 from train.config import ConfigError
 from train.documents import Documents
 from train.packing import count_packed
-from train.plan import SCHEMA, Drawn, Epoch, Plan, arrange_all, plan_epoch, splitmix64
+from train.plan import SCHEMA, Drawn, Epoch, Plan, arrange_all, plan_epoch
 from train.plan_file import PlannedEpoch, Planner, epoch_path, open_epoch, regroup, write_epoch
 from train.prefetch import Batches
+from train.shuffle import splitmix64
 from train.stream import IGNORED, NO_COMPONENT, Stream, hash_of, rank_slice
 
 _SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32())]))
