@@ -24,7 +24,7 @@ test: $(READY)  ## the tests that need nothing but this repository
 	$(BIN)/pytest -n auto --dist worksteal
 
 test-all: $(READY)  ## also the tests on real text (../shared/corpora) and the slow ones
-	$(BIN)/pytest -n auto --dist loadscope -m "not gpu"
+	THOROUGH=1 $(BIN)/pytest -n auto --dist loadscope -m "not gpu"
 
 faults: $(READY)  ## kill builds and runs at N seeded moments each, run again, compare digests
 	FAULTS=$(N) $(BIN)/pytest -m slow tests/test_faults.py

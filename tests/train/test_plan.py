@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.mix import apportion
+from tests.train.examples import examples
 from train.config import PACKINGS
 from train.packing import PACKINGS as PACKERS
 from train.packing import Arranged, best_fit, concat, count_packed
@@ -51,7 +52,7 @@ _SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6))
 
 
 @given(_LENGTHS, _SHAPES, st.sampled_from(PACKINGS))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_every_drawn_token_is_in_the_plan_once(lengths, shape, packing):
     drawn = _drawn(lengths)
     table = _table(drawn, _plan(drawn, seq_len=shape[0], global_batch=shape[1], packing=packing))
@@ -63,7 +64,7 @@ def test_every_drawn_token_is_in_the_plan_once(lengths, shape, packing):
 
 
 @given(_LENGTHS, _SHAPES)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_every_sequence_is_full_but_the_last_and_rows_are_sorted(lengths, shape):
     drawn = _drawn(lengths)
     seq_len, global_batch = shape
@@ -91,13 +92,13 @@ def _worst_deviation(drawn, *, seq_len, global_batch, packing="concat"):
 
 
 @given(_LENGTHS, _SHAPES)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_after_every_sequence_each_component_is_within_one_sequence_of_its_share(lengths, shape):
     assert _worst_deviation(_drawn(lengths), seq_len=shape[0], global_batch=shape[1]) < shape[0]
 
 
 @given(_LENGTHS, _SHAPES)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_so_it_is_where_documents_are_packed_whole(lengths, shape):
     assert _worst_deviation(_drawn(lengths), seq_len=shape[0], global_batch=shape[1], packing="best_fit") <= shape[0] * (1 + 1e-12)
 
@@ -112,7 +113,7 @@ _STAGES = st.lists(st.tuples(_WEIGHTS, st.integers(2000, 12_000), st.integers(1,
 
 
 @given(stages=_STAGES, seq_len=st.integers(64, 300), global_batch=st.integers(1, 8), length=st.integers(1, 900))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_after_every_step_of_a_run_each_component_is_within_one_sequence_of_its_shares(stages, seq_len, global_batch, length):
     epochs, drawn, shares = [], [], []
     for number, (weights, n_tokens, n_epochs) in enumerate(stages):
@@ -152,7 +153,7 @@ def _arranged(lengths):
 
 
 @given(_LENGTHS, st.integers(1, 40), st.integers(1, 4))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_best_fit_cuts_no_document_that_fits_into_a_sequence(lengths, seq_len, window):
     parts = _arranged(lengths)
     rows = _pieces(best_fit(parts, seq_len, window))
@@ -170,7 +171,7 @@ def test_best_fit_cuts_no_document_that_fits_into_a_sequence(lengths, seq_len, w
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 40))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_best_fit_puts_each_piece_where_the_least_room_is_left(lengths, seq_len):
     rows = _pieces(best_fit(_arranged([lengths]), seq_len))
     rooms = []
@@ -185,7 +186,7 @@ def test_best_fit_puts_each_piece_where_the_least_room_is_left(lengths, seq_len)
 
 
 @given(_LENGTHS, st.integers(1, 40), st.integers(1, 100))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_how_much_is_laid_out_at_a_time_changes_nothing(lengths, seq_len, block_rows):
     parts = _arranged(lengths)
     assert _pieces(concat(parts, seq_len, block_rows)) == _pieces(concat(parts, seq_len))

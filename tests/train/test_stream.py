@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.store import Store
+from tests.train.examples import examples
 from train.config import ConfigError
 from train.documents import Documents
 from train.packing import count_packed
@@ -93,7 +94,7 @@ _CASES = st.fixed_dictionaries(
 
 
 @given(_CASES, st.integers(1, 5))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_a_batch_is_what_the_plan_says(case, global_batch):
     stream, plan, table, ids = _stream(**case, global_batch=global_batch)
     rows = table.to_pylist()
@@ -128,7 +129,7 @@ def _parts(pieces):
 
 
 @given(_CASES)
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_every_token_is_a_target_once(case):
     stream, plan, _, ids = _stream(**case)
     targets = np.concatenate([stream.batch(step).targets_BT.ravel() for step in range(plan.n_steps)])
@@ -227,7 +228,7 @@ def test_one_two_three_four_and_eight_processes_have_one_order(packing):
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_going_on_at_any_step_on_any_number_of_processes_equals_no_interruption(data):
     case = data.draw(_CASES)
     make = lambda: _stream(**case, global_batch=24, n_epochs=2)[0]  # noqa: E731
