@@ -15,7 +15,17 @@ from curate.store import Store
 from train.journal import read_metrics
 
 _ROOT = pathlib.Path(__file__).parents[2]
-_SETTINGS = ("seq_len=32", "global_batch=8", "n_evals=1", "max_steps=50", "dtype=float64", "checkpoint_every=10", "log_documents=true")
+# At the peak of tiny models, 4e-3, training on so few entries is unstable and multiplies rounding by a hundred in single steps.
+_SETTINGS = (
+    "lr=1e-3",
+    "seq_len=32",
+    "global_batch=8",
+    "n_evals=1",
+    "max_steps=50",
+    "dtype=float64",
+    "checkpoint_every=10",
+    "log_documents=true",
+)
 
 
 def _command(n_processes, *arguments):
@@ -65,7 +75,8 @@ def _assert_equal(root, one, other):
     for first, second in zip(*lines, strict=True):
         assert first["stream_hash"] == second["stream_hash"]
         for key in ("loss", "grad_norm"):
-            assert first[key] == pytest.approx(second[key], abs=1e-9), (first["step"], key)
+            # Rounding has not been multiplied yet in the first steps, so whatever else were wrong would show there.
+            assert first[key] == pytest.approx(second[key], abs=1e-13 if first["step"] < 5 else 1e-9), (first["step"], key)
         assert first["component_losses"] == pytest.approx(second["component_losses"], abs=1e-9)
     files = [(root / f"runs/{name}/evaluations.jsonl").read_text().splitlines() for name in (one, other)]
     scores = [{(line["component"], line["step"]): line["bpb"] for line in map(json.loads, file)} for file in files]
