@@ -51,7 +51,7 @@ class TokenLoss(torch.nn.Module):
                 weight, bias = head.weight, getattr(head, "bias", None)
             else:
                 hidden, weight, bias = self.model(**given).logits.flatten(0, 1), None, None
-        given_loss = (hidden, weight, bias, labels, self._chunk, self._dtype, self.chunk_loss)
+        given_loss = (hidden, weight, bias, labels, self._chunk, self._dtype, self.chunk_loss, torch.is_grad_enabled())
         total, nll = _ChunkedLoss.apply(*given_loss)  # type: ignore[no-untyped-call] # torch leaves it untyped
         return total, nll.view_as(targets_BT)
 
@@ -84,11 +84,13 @@ class _ChunkedLoss(torch.autograd.Function):
         chunk: int,
         dtype: torch.dtype,
         kernel: _ChunkLoss,
+        is_learning: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         dtype = dtype if exact == torch.float32 else exact
         weight, bias = (None if part is None else part.to(dtype) for part in (weight_VD, bias_V))
-        wants = ctx.needs_input_grad
+        # What would need a gradient says nothing of whether one is asked for: here torch has switched that off.
+        wants = [each and is_learning for each in ctx.needs_input_grad]
         grad_hidden = torch.empty_like(hidden_ND) if wants[0] else None
         grad_weight = torch.zeros_like(weight_VD, dtype=exact) if weight_VD is not None and wants[1] else None
         grad_bias = torch.zeros_like(bias_V, dtype=exact) if bias_V is not None and wants[2] else None
@@ -114,7 +116,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grads = (None if grad is None else grad * grad_total.to(grad.dtype) for grad in ctx.saved_tensors)
-        return (*grads, None, None, None, None)
+        return (*grads, None, None, None, None, None)
 
 
 def _add_product(total: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> None:

@@ -116,3 +116,15 @@ def test_matrix_products_in_bfloat16_keep_sums_in_float32():
     assert (total.dtype, nll.dtype) == (torch.float32, torch.float32)
     assert {param.grad.dtype for param in model.parameters()} == {torch.float32}
     assert torch.allclose(nll, _plain(model, inputs, targets).detach(), rtol=0, atol=0.05)
+
+
+def test_an_evaluation_computes_no_gradients(model):
+    loss, asked = _loss(model, 3), []
+    kernel = loss.chunk_loss
+    loss.chunk_loss = lambda logits, labels: asked.append(len(labels)) or kernel(logits, labels)
+    with torch.no_grad():
+        _, evaluated = loss(*_batch())
+    assert asked == []
+    _, learnt = loss(*_batch())
+    assert asked
+    assert torch.allclose(evaluated, learnt, rtol=0, atol=1e-12)
